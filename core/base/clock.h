@@ -9,7 +9,8 @@ uint64_t clock_monotonic_ms(void); /* CLOCK_MONOTONIC, milliseconds */
 uint64_t clock_monotonic_us(void); /* the same, microseconds */
 int64_t clock_realtime_ms(void);   /* since the epoch, UTC, milliseconds */
 
-/* Writes `realtime_ms` as RFC 3339 UTC with milliseconds ("2026-11-23T21:57:00.000Z") into out[25]. */
+/* Writes `realtime_ms` as RFC 3339 UTC with milliseconds ("2026-11-23T21:57:00.000Z") into out[25].
+ */
 void clock_format(int64_t realtime_ms, char out[25]);
 
 /* For tests: values that the functions above return until called with NULLs. Not thread-safe. */

@@ -1,7 +1,8 @@
 /* Error codes, their class and a message for people.
  *
- * Functions return 0 or one of these negative codes. A function that takes a `struct err *` fills it on failure
- * with what, where and what to do; the pointer may be NULL. No function here logs. Thread-safe. */
+ * Functions return 0 or one of these negative codes. A function that takes a `struct err *` fills
+ * it on failure with what, where and what to do; the pointer may be NULL. No function here logs.
+ * Thread-safe. */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 
@@ -65,8 +66,8 @@ const char *err_text(int code);
 /* The class of a code; ERR_CLASS_NONE for 0, ERR_CLASS_PERMANENT for unknown codes. */
 enum err_class err_class(int code);
 
-/* The code for an errno value: ENOSPC and EDQUOT give ERR_NOSPACE, ENOENT ERR_VANISHED, EACCES/EPERM/EROFS
- * ERR_ACCESS, ENOMEM ERR_NOMEM, EEXIST ERR_EXISTS, all others ERR_IO. */
+/* The code for an errno value: ENOSPC and EDQUOT give ERR_NOSPACE, ENOENT ERR_VANISHED,
+ * EACCES/EPERM/EROFS ERR_ACCESS, ENOMEM ERR_NOMEM, EEXIST ERR_EXISTS, all others ERR_IO. */
 int err_from_errno(int errnum);
 
 /* Fills *e (if not NULL) with code and formatted text, cut to fit; returns code. */

@@ -10,7 +10,8 @@
 /* A random UUID (version 4) from getrandom(2). */
 void uuid_generate(char out[UUID_TEXT_SIZE]);
 
-/* Whether `s` is 8-4-4-4-12 hex with version digit 1-5 and variant 8, 9, a or b, or the nil UUID; either case. */
+/* Whether `s` is 8-4-4-4-12 hex with version digit 1-5 and variant 8, 9, a or b, or the nil UUID;
+ * either case. */
 bool uuid_valid(const char *s);
 
 #endif
