@@ -71,7 +71,8 @@ static void trim_cut_character(char *text, size_t size)
         text[start - 1] = '\0';
 }
 
-static void format_text(char *out, size_t size, const char *format, va_list args)
+__attribute__((format(printf, 3, 0))) static void format_text(char *out, size_t size,
+                                                              const char *format, va_list args)
 {
     int n = vsnprintf(out, size, format, args);
     if (n < 0)

@@ -32,26 +32,13 @@ struct log_field {
     } value;
 };
 
-#define LOG_STR(k, v)                                                                              \
-    {                                                                                              \
-        .key = (k), .type = LOG_TYPE_STR, .value.str = (v)                                         \
-    }
-#define LOG_INT(k, v)                                                                              \
-    {                                                                                              \
-        .key = (k), .type = LOG_TYPE_INT, .value.i = (v)                                           \
-    }
-#define LOG_UINT(k, v)                                                                             \
-    {                                                                                              \
-        .key = (k), .type = LOG_TYPE_UINT, .value.u = (v)                                          \
-    }
-#define LOG_DOUBLE(k, v)                                                                           \
-    {                                                                                              \
-        .key = (k), .type = LOG_TYPE_DOUBLE, .value.d = (v)                                        \
-    }
-#define LOG_PATH(k, v)                                                                             \
-    {                                                                                              \
-        .key = (k), .type = LOG_TYPE_PATH, .value.str = (v)                                        \
-    }
+/* clang-format off */
+#define LOG_STR(k, v)    {.key = (k), .type = LOG_TYPE_STR, .value.str = (v)}
+#define LOG_INT(k, v)    {.key = (k), .type = LOG_TYPE_INT, .value.i = (v)}
+#define LOG_UINT(k, v)   {.key = (k), .type = LOG_TYPE_UINT, .value.u = (v)}
+#define LOG_DOUBLE(k, v) {.key = (k), .type = LOG_TYPE_DOUBLE, .value.d = (v)}
+#define LOG_PATH(k, v)   {.key = (k), .type = LOG_TYPE_PATH, .value.str = (v)}
+/* clang-format on */
 
 /* Writes one event; `fields` ends with a field whose key is NULL. Nothing is kept. */
 void log_event(enum log_level level, const char *message, const struct log_field *fields);

@@ -152,7 +152,7 @@ static bool next_component(const char **at, char *out, size_t size, bool *too_lo
 bool text_glob(const char *pattern, const char *path, bool fold_case)
 {
     char want[PATH_MAX], have[PATH_MAX];
-    bool long_want, long_have;
+    bool long_want = false, long_have = false;
     int flags = fold_case ? FNM_CASEFOLD : 0;
     if (!strchr(pattern, '/')) {
         const char *last = strrchr(path, '/');
