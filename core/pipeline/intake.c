@@ -1,0 +1,371 @@
+#include "pipeline/intake_internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <utlist.h>
+
+static void maybe_closed(struct intake *in);
+static void start_ready(struct intake *in);
+
+int intake_open(struct intake **ret, const struct pipeline_env *env,
+                const struct intake_handler *handler, bool uncertain)
+{
+    struct intake *in = calloc(1, sizeof *in);
+    if (!in)
+        return ERR_NOMEM;
+    if (binding_cache_open(&in->bindings, env->journal) != 0) {
+        free(in);
+        return ERR_NOMEM;
+    }
+    in->env = *env;
+    in->handler = *handler;
+    in->uncertain = uncertain;
+    uv_timer_init(env->loop, &in->timer);
+    in->timer.data = in;
+    *ret = in;
+    return 0;
+}
+
+const char *intake_relative(const struct config_watch *w, const char *path)
+{
+    size_t root = strlen(w->path);
+    if (strncmp(path, w->path, root) != 0)
+        return path;
+    path += root;
+    while (*path == '/')
+        path++;
+    size_t custody = strlen(INTAKE_CUSTODY);
+    if (w->custody == CONFIG_CUSTODY_RENAME && strncmp(path, INTAKE_CUSTODY "/", custody + 1) == 0)
+        path += custody + 1;
+    return path;
+}
+
+/* ---- The table of files in the works ---- */
+
+static struct intake_file *find_file(struct intake *in, const char *path)
+{
+    struct intake_file *f;
+    HASH_FIND_STR(in->files, path, f);
+    return f;
+}
+
+static struct intake_file *add_file(struct intake *in, size_t watch, const char *path)
+{
+    struct intake_file *f = calloc(1, sizeof *f);
+    if (!f || !(f->path = strdup(path))) {
+        free(f);
+        return NULL;
+    }
+    f->intake = in;
+    f->watch = watch;
+    f->fd = -1;
+    HASH_ADD_KEYPTR(hh, in->files, f->path, strlen(f->path), f);
+    DL_APPEND(in->ready, f);
+    return f;
+}
+
+static void batch_step(struct intake_batch *b)
+{
+    if (--b->left > 0)
+        return;
+    b->intake->n_batches--;
+    if (!b->intake->closing)
+        b->done(b->ctx, b->token);
+    free(b);
+}
+
+static void leave_batch(struct intake_file *f)
+{
+    struct intake_batch *b = f->batch;
+    f->batch = NULL;
+    if (b)
+        batch_step(b);
+}
+
+static void start_ready(struct intake *in)
+{
+    while (in->ready && in->n_active < INTAKE_ACTIVE_MAX && !in->closing) {
+        struct intake_file *f = in->ready;
+        DL_DELETE(in->ready, f);
+        in->n_active++;
+        intake_file_start(f);
+    }
+}
+
+static void free_file(struct intake_file *f)
+{
+    intake_file_clear(f);
+    HASH_DEL(f->intake->files, f);
+    leave_batch(f);
+    free(f->path);
+    free(f);
+}
+
+void intake_file_finish(struct intake_file *f)
+{
+    struct intake *in = f->intake;
+    in->n_active--;
+    if (f->again && !in->closing) {
+        /* What it is now may be another version: from the start, with a new look at the journal. */
+        f->again = false;
+        intake_file_clear(f);
+        leave_batch(f);
+        f->known_size = f->compare = false;
+        f->replaces = f->file_id = 0;
+        f->unchanged_since_ms = 0;
+        DL_APPEND(in->ready, f);
+    } else {
+        free_file(f);
+    }
+    start_ready(in);
+    maybe_closed(in);
+}
+
+/* ---- Waiting to become whole ---- */
+
+static void settle_due(uv_timer_t *timer)
+{
+    struct intake *in = timer->data;
+    uint64_t now = clock_monotonic_ms();
+    while (in->settling && in->settling->due_ms <= now) {
+        struct intake_file *f = in->settling;
+        DL_DELETE(in->settling, f);
+        in->n_settling--;
+        f->in_settling = false;
+        DL_APPEND(in->ready, f);
+    }
+    if (in->settling)
+        uv_timer_start(&in->timer, settle_due, in->settling->due_ms - now, 0);
+    start_ready(in);
+}
+
+static int by_due(struct intake_file *a, struct intake_file *b)
+{
+    return a->due_ms < b->due_ms ? -1 : a->due_ms > b->due_ms;
+}
+
+bool intake_file_settle(struct intake_file *f)
+{
+    struct intake *in = f->intake;
+    const struct config_watch *w = &in->env.config->watches[f->watch];
+    uint64_t now = clock_monotonic_ms();
+    if (f->unchanged_since_ms == 0)
+        f->unchanged_since_ms = now;
+    if (now - f->unchanged_since_ms >= w->settle_timeout_ms)
+        return false;
+    if (in->n_settling >= INTAKE_SETTLING_MAX) {
+        in->handler.crowded(f->watch, in->handler.ctx);
+        intake_file_finish(f);
+        return true;
+    }
+    uint64_t pause = w->settle_ms < 500 ? 500 : w->settle_ms;
+    uint64_t left = w->settle_timeout_ms - (now - f->unchanged_since_ms);
+    f->due_ms = now + (pause < left ? pause : left);
+    intake_file_clear(f);
+    leave_batch(f);
+    in->n_active--;
+    in->n_settling++;
+    f->in_settling = true;
+    DL_INSERT_INORDER(in->settling, f, by_due);
+    if (in->settling == f)
+        uv_timer_start(&in->timer, settle_due, f->due_ms - now, 0);
+    start_ready(in);
+    maybe_closed(in);
+    return true;
+}
+
+/* A new event for a file that waits, or is being worked on. */
+static void offered_once_more(struct intake_file *f)
+{
+    if (!f->in_settling) {
+        f->again = true;
+        return;
+    }
+    DL_DELETE(f->intake->settling, f);
+    f->intake->n_settling--;
+    f->in_settling = false;
+    DL_APPEND(f->intake->ready, f);
+}
+
+/* ---- Batches ---- */
+
+static void lookup_batch(struct intake_batch *b);
+
+static void lookup_again(struct trouble_waiter *w)
+{
+    struct intake_batch *b =
+        (struct intake_batch *)((char *)w - offsetof(struct intake_batch, waiter));
+    lookup_batch(b);
+}
+
+static void take_entry(struct intake_batch *b, const struct journal_lookup_entry *e)
+{
+    struct intake *in = b->intake;
+    if (e->seen == JOURNAL_KNOWN) {
+        batch_step(b);
+        return;
+    }
+    struct intake_file *f = find_file(in, e->path);
+    if (f) {
+        if (f->size != e->size || f->mtime_ns != e->mtime_ns || f->in_settling)
+            offered_once_more(f);
+        batch_step(b);
+        return;
+    }
+    f = add_file(in, b->watch, e->path);
+    if (!f) { /* no memory: the next scan offers it again */
+        in->handler.crowded(b->watch, in->handler.ctx);
+        batch_step(b);
+        return;
+    }
+    f->batch = b;
+    f->size = e->size;
+    f->mtime_ns = e->mtime_ns;
+    f->known_size = true;
+    f->entry = *e;
+    f->entry.path = f->path;
+}
+
+static void batch_looked_up(struct journal_op *op, int status, const struct err *err)
+{
+    struct intake_batch *b = op->ctx;
+    struct intake *in = b->intake;
+    if (status != 0 && !in->closing) {
+        trouble_wait(in->env.trouble, &b->waiter, err);
+        return;
+    }
+    struct journal_lookup_entry *entries = b->entries;
+    size_t n = b->n;
+    b->entries = NULL;
+    b->left++; /* held until the loop below is through */
+    for (size_t i = 0; i < n; i++) {
+        if (in->closing)
+            batch_step(b);
+        else
+            take_entry(b, &entries[i]);
+    }
+    for (size_t i = 0; i < n; i++)
+        free((char *)entries[i].path);
+    free(entries);
+    batch_step(b);
+    start_ready(in);
+    maybe_closed(in);
+}
+
+static void lookup_batch(struct intake_batch *b)
+{
+    b->lookup = (struct journal_lookup){
+        .op = {.cb = batch_looked_up, .ctx = b}, .entries = b->entries, .n = b->n};
+    journal_lookup(b->intake->env.journal, &b->lookup);
+}
+
+void intake_offer(struct intake *in, size_t watch, const struct watch_file *files, size_t n,
+                  void (*done)(void *ctx, unsigned token), void *ctx, unsigned token)
+{
+    struct intake_batch *b = calloc(1, sizeof *b);
+    struct journal_lookup_entry *entries = calloc(n + 1, sizeof *entries);
+    size_t copied = 0;
+    for (; b && entries && copied < n; copied++) {
+        entries[copied].path = strdup(files[copied].path);
+        entries[copied].size = files[copied].size;
+        entries[copied].mtime_ns = files[copied].mtime_ns;
+        if (!entries[copied].path)
+            break;
+    }
+    if (!b || !entries) {
+        free(b);
+        free(entries);
+        in->handler.crowded(watch, in->handler.ctx);
+        return; /* out of memory: the watch stays as it is until the tree is offered again */
+    }
+    if (copied < n)
+        in->handler.crowded(watch, in->handler.ctx);
+    *b = (struct intake_batch){.intake = in,
+                               .watch = watch,
+                               .entries = entries,
+                               .n = copied,
+                               .left = copied,
+                               .done = done,
+                               .ctx = ctx,
+                               .token = token,
+                               .waiter = {.again = lookup_again}};
+    in->n_batches++;
+    lookup_batch(b);
+}
+
+void intake_again(struct intake *in, size_t watch, const char *path, uint64_t file_id)
+{
+    if (in->closing)
+        return;
+    struct intake_file *f = find_file(in, path);
+    if (f) {
+        offered_once_more(f);
+    } else {
+        f = add_file(in, watch, path);
+        if (!f) {
+            in->handler.crowded(watch, in->handler.ctx);
+            return;
+        }
+        f->file_id = file_id;
+    }
+    start_ready(in);
+}
+
+void intake_certain(struct intake *in)
+{
+    in->uncertain = false;
+}
+
+size_t intake_pending(const struct intake *in)
+{
+    return HASH_COUNT(in->files) + in->n_batches;
+}
+
+size_t intake_settling(const struct intake *in)
+{
+    return in->n_settling;
+}
+
+/* ---- The end ---- */
+
+static void timer_closed(uv_handle_t *handle)
+{
+    struct intake *in = handle->data;
+    in->timer_closed = true;
+    maybe_closed(in);
+}
+
+static void maybe_closed(struct intake *in)
+{
+    if (!in->closing || in->files || in->n_batches > 0 || !in->timer_closed)
+        return;
+    void (*closed)(void *) = in->closed;
+    void *ctx = in->closed_ctx;
+    binding_cache_close(in->bindings);
+    free(in);
+    closed(ctx);
+}
+
+void intake_close(struct intake *in, void (*cb)(void *ctx), void *ctx)
+{
+    in->closing = true;
+    in->closed = cb;
+    in->closed_ctx = ctx;
+    struct intake_file *f, *next;
+    DL_FOREACH_SAFE(in->ready, f, next)
+    {
+        DL_DELETE(in->ready, f);
+        free_file(f);
+    }
+    DL_FOREACH_SAFE(in->settling, f, next)
+    {
+        DL_DELETE(in->settling, f);
+        in->n_settling--;
+        free_file(f);
+    }
+    uv_close((uv_handle_t *)&in->timer, timer_closed);
+}

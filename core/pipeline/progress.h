@@ -1,0 +1,23 @@
+/* What is going on, for the log: totals every 10 s while there is work, one line per delivered
+ * study. Loop thread only. */
+#ifndef PIPELINE_PROGRESS_H
+#define PIPELINE_PROGRESS_H
+
+#include "pipeline/env.h"
+#include "pipeline/schedule.h"
+
+struct progress;
+
+struct progress_totals {
+    uint64_t files, bytes; /* delivered since the start */
+    uint64_t duplicates, conflicts, failed, rejected, held, vanished;
+};
+
+int progress_open(struct progress **ret, const struct pipeline_env *env);
+void progress_outcome(struct progress *p, const struct schedule_outcome *o);
+void progress_admitted(struct progress *p, const struct journal_admit *a);
+void progress_get(const struct progress *p, struct progress_totals *ret);
+/* The studies under way are logged as they are; freed before cb. */
+void progress_close(struct progress *p, void (*cb)(void *ctx), void *ctx);
+
+#endif

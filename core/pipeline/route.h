@@ -1,0 +1,39 @@
+/* Which routes take a file, and to where. Pure; thread-safe for reading. Architecture, "The way of
+ * a file". */
+#ifndef PIPELINE_ROUTE_H
+#define PIPELINE_ROUTE_H
+
+#include "config/config.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct route_delivery {
+    size_t destination; /* index in the configuration */
+    size_t route;
+    char *folder; /* "" for none; malloc'ed */
+};
+
+struct route_decision {
+    enum { ROUTE_QUEUED, ROUTE_REJECTED, ROUTE_HELD } fate;
+    const char *reason; /* rejected, held: of the configuration or static */
+    struct route_delivery *deliveries;
+    size_t n;
+    /* The routes that bind the rest of the study and of the series: names separated by '\n',
+     * malloc'ed; NULL if none. */
+    char *bind_study, *bind_series;
+};
+
+/* Walks the routes in order. A route with `scope: study` (or series) is taken when the study
+ * (series) is bound to it, or, where nothing is bound yet (NULL, or no bound name exists any more),
+ * when its conditions hold; rejecting routes and `scope: instance` go by their conditions alone.
+ * The first taken one ends the walk unless it says `all: true`. Returns 0 or ERR_NOMEM; free with
+ * route_decision_clear in either case. */
+int route_decide(const struct config *c, const struct template_values *values,
+                 const char *bound_study, const char *bound_series, struct route_decision *ret);
+void route_decision_clear(struct route_decision *d);
+
+/* Whether any route has that scope: without, nothing is ever bound. */
+bool route_has_scope(const struct config *c, enum config_scope scope);
+
+#endif
