@@ -1,6 +1,8 @@
-/* Blocking work on libuv's thread pool, with a cap per mount, so that a hung share stops only its own files (rule 8).
+/* Blocking work on libuv's thread pool, with a cap per mount, so that a hung share stops only its
+ * own files (rule 8).
  *
- * Loop thread only. The pool of threads is libuv's (set UV_THREADPOOL_SIZE before the loop runs: job_setup). */
+ * Loop thread only. The pool of threads is libuv's (set UV_THREADPOOL_SIZE before the loop runs:
+ * job_setup). */
 #ifndef WORKER_JOB_H
 #define WORKER_JOB_H
 
@@ -12,8 +14,9 @@ struct job_queue; /* the caps; one per loop */
 /* Owned by the caller until `done` was called. */
 struct job {
     void (*work)(struct job *job); /* on a pool thread; may block */
-    void (*done)(struct job *job); /* on the loop, exactly once after work; may free or resubmit the job */
-    uint64_t mount;                /* whose cap counts: any stable number of a mount or watch root; 0: no cap */
+    void (*done)(
+        struct job *job); /* on the loop, exactly once after work; may free or resubmit the job */
+    uint64_t mount; /* whose cap counts: any stable number of a mount or watch root; 0: no cap */
     void *data;
     /* private */
     uv_work_t request;
@@ -21,13 +24,15 @@ struct job {
     struct job *next;
 };
 
-/* Sets UV_THREADPOOL_SIZE to `threads` if the environment does not; before any other use of libuv. */
+/* Sets UV_THREADPOOL_SIZE to `threads` if the environment does not; before any other use of libuv.
+ */
 void job_setup(unsigned threads);
 
 /* `per_mount` jobs of one mount at most run at a time; others of it wait, in order. */
 int job_queue_open(struct job_queue **ret, uv_loop_t *loop, unsigned per_mount);
 void job_submit(struct job_queue *q, struct job *job);
-/* Jobs submitted and not yet done. Work that runs cannot be canceled: a shutdown waits for 0, with a deadline. */
+/* Jobs submitted and not yet done. Work that runs cannot be canceled: a shutdown waits for 0, with
+ * a deadline. */
 unsigned job_queue_pending(const struct job_queue *q);
 /* Only when job_queue_pending is 0. */
 void job_queue_close(struct job_queue *q);
