@@ -14,6 +14,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Attributes that one configuration may use; the reader of headers takes DICOM_MAX_TAGS (64), of which the pipeline needs
+ * some for itself. */
+#define CONFIG_MAX_TAGS 48
+
 /* Where something stands in the file; line and column count from 1. */
 struct config_mark {
     unsigned line, column;
@@ -76,7 +80,7 @@ struct config_destination {
     uint64_t rate_limit;                /* bytes per second, 0: none */
     uint64_t connect_timeout_ms;        /* 30s */
     uint64_t idle_timeout_ms;           /* 60s: no byte in either direction while an answer is awaited */
-    uint64_t ping_interval_ms;          /* 30s; WebSocket pings while a connection is open */
+    uint64_t ping_interval_ms;          /* 30s; WebSocket pings while a connection is open; 0 = "off" */
     uint64_t idle_close_ms;             /* 60s: connections without work are closed */
     uint64_t give_up_after_ms;          /* 0: never */
     uint64_t retry_min_ms, retry_max_ms; /* retry: {min: 1s, max: 10m} */
@@ -89,7 +93,7 @@ struct config_route {
     char *name;
     struct match *match;                /* never NULL */
     size_t *to; size_t n_to;            /* indexes into destinations; none when reject is set */
-    struct template *folder;            /* NULL: no folder */
+    struct template *folder;            /* NULL: no folder; has no leading '/' */
     char *reject;                       /* reject: REASON; NULL: not a rejecting route */
     bool all;                           /* all: true: go on with the next routes */
     enum config_scope scope;
@@ -104,10 +108,10 @@ struct config {
     enum log_format log_format;
     bool log_format_auto;               /* format: auto: journald under systemd, else human */
     bool log_paths;
-    unsigned workers;                   /* workers: 2..; default: processors, at most 8 */
+    unsigned workers;                   /* workers: 1..64; default: processors, at most 8 */
     uint64_t history_ms;                /* history: 90d */
     uint64_t shutdown_timeout_ms;       /* shutdown_timeout: 30s */
-    uint64_t backup_ms;                 /* journal_backup: 1h */
+    uint64_t backup_ms;                 /* journal_backup: 1h; 0 = "off" */
     struct config_watch *watches; size_t n_watches;
     struct config_destination *destinations; size_t n_destinations;
     struct config_route *routes; size_t n_routes;
