@@ -1,0 +1,356 @@
+#include "api.h"
+
+#include "base/clock.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_MAX 1000
+
+/* One request that waits for the journal, a reload or a doctor. */
+struct call {
+    struct app *app;
+    struct control_request *request;
+    cJSON *json;
+    union {
+        struct journal_counts counts;
+        struct journal_list list;
+        struct journal_act_on act;
+        struct journal_backup backup;
+    } op;
+};
+
+static void answer(struct control_request *r, unsigned status, cJSON *json)
+{
+    char *text = json ? cJSON_PrintUnformatted(json) : NULL;
+    control_answer(r, text ? status : 500, text ? text : "{\"error\":\"out of memory\"}");
+    cJSON_free(text);
+    cJSON_Delete(json);
+}
+
+static void answer_error(struct control_request *r, unsigned status, const char *text)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "error", text);
+    answer(r, status, json);
+}
+
+static void finish(struct call *c, unsigned status, cJSON *json)
+{
+    answer(c->request, status, json);
+    cJSON_Delete(c->json);
+    free(c);
+}
+
+static void finish_error(struct call *c, const struct err *e, int status)
+{
+    answer_error(c->request, status == ERR_NOT_FOUND ? 404 : 500,
+                 e && e->text[0] ? e->text : err_text(status));
+    cJSON_Delete(c->json);
+    free(c);
+}
+
+/* An optional decimal argument; false (and answered) if it is not a number. */
+static bool number(struct control_request *r, const char *name, uint64_t *ret)
+{
+    const char *text = control_argument(r, name);
+    char *end;
+    if (!text || !*text)
+        return true;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, 10);
+    if (errno != 0 || *end || text[0] == '-') {
+        char message[80];
+        snprintf(message, sizeof message, "%s: a number was expected", name);
+        answer_error(r, 400, message);
+        return false;
+    }
+    *ret = v;
+    return true;
+}
+
+static const char *text_argument(struct control_request *r, const char *name)
+{
+    const char *text = control_argument(r, name);
+    return text && *text ? text : NULL;
+}
+
+/* ---- Status ---- */
+
+static cJSON *describe_destination(const struct pipeline *p, size_t i)
+{
+    static const char *const health[] = {[DEST_HEALTHY] = "healthy",
+                                         [DEST_CONNECTING] = "connecting",
+                                         [DEST_BROKEN] = "not reachable",
+                                         [DEST_AUTH_FAILED] = "refuses our keys or certificate"};
+    struct dest_status s;
+    cJSON *o = cJSON_CreateObject();
+    dest_get_status(pipeline_dest(p, i), &s);
+    cJSON_AddStringToObject(o, "name", pipeline_config(p)->destinations[i].name);
+    cJSON_AddStringToObject(o, "health", health[s.health]);
+    if (s.health != DEST_HEALTHY && s.last_error.text[0])
+        cJSON_AddStringToObject(o, "error", s.last_error.text);
+    cJSON_AddNumberToObject(o, "next_probe_ms", (double)s.next_probe_ms);
+    cJSON_AddNumberToObject(o, "in_flight", (double)pipeline_in_flight(p, i));
+    cJSON_AddNumberToObject(o, "bytes_sent", (double)s.bytes_sent);
+    return o;
+}
+
+static cJSON *describe_pipeline(const struct pipeline *p)
+{
+    cJSON *o = cJSON_CreateObject();
+    const struct config *c = pipeline_config(p);
+    struct progress_totals t;
+    size_t pending, settling;
+    pipeline_totals(p, &t);
+    pipeline_intake(p, &pending, &settling);
+    cJSON *watches = cJSON_AddArrayToObject(o, "drop_folders");
+    for (size_t i = 0; i < c->n_watches; i++) {
+        cJSON *w = cJSON_CreateObject();
+        cJSON_AddStringToObject(w, "path", c->watches[i].path);
+        cJSON_AddBoolToObject(w, "present", pipeline_watch_present(p, i));
+        cJSON_AddItemToArray(watches, w);
+    }
+    cJSON *destinations = cJSON_AddArrayToObject(o, "destinations");
+    for (size_t i = 0; i < c->n_destinations; i++)
+        cJSON_AddItemToArray(destinations, describe_destination(p, i));
+    cJSON_AddNumberToObject(o, "reading", (double)pending);
+    cJSON_AddNumberToObject(o, "incomplete", (double)settling);
+    cJSON_AddNumberToObject(o, "delivered_since_start", (double)t.files);
+    cJSON_AddNumberToObject(o, "bytes_since_start", (double)t.bytes);
+    if (pipeline_trouble(p))
+        cJSON_AddStringToObject(o, "trouble", pipeline_trouble(p));
+    return o;
+}
+
+static void counted(struct journal_op *op, int status, const struct err *e)
+{
+    struct call *call = op->ctx;
+    const struct journal_counts *c = &call->op.counts;
+    if (status != 0) {
+        finish_error(call, e, status);
+        return;
+    }
+    struct pipeline *p = app_pipeline(call->app);
+    cJSON *o = p ? describe_pipeline(p) : cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "version", DCMFERRY_VERSION);
+    cJSON_AddBoolToObject(o, "reloading", p == NULL);
+    cJSON *files = cJSON_AddObjectToObject(o, "files"),
+          *deliveries = cJSON_AddObjectToObject(o, "deliveries");
+    cJSON *bytes = cJSON_AddObjectToObject(o, "delivery_bytes");
+    for (int s = 0; s < FILE_STATE_MAX; s++)
+        cJSON_AddNumberToObject(files, file_state_name((enum file_state)s), (double)c->files[s]);
+    for (int s = 0; s < DELIVERY_STATE_MAX; s++) {
+        cJSON_AddNumberToObject(deliveries, delivery_state_name((enum delivery_state)s),
+                                (double)c->deliveries[s]);
+        cJSON_AddNumberToObject(bytes, delivery_state_name((enum delivery_state)s),
+                                (double)c->delivery_bytes[s]);
+    }
+    if (c->oldest_open_ms != INT64_MAX)
+        cJSON_AddNumberToObject(o, "oldest_open_seconds",
+                                (double)(clock_realtime_ms() - c->oldest_open_ms) / 1000.0);
+    finish(call, 200, o);
+}
+
+static void status_call(struct call *c)
+{
+    c->op.counts.op = (struct journal_op){.cb = counted, .ctx = c};
+    journal_counts(app_journal(c->app), &c->op.counts);
+}
+
+/* ---- Files ---- */
+
+static void listed(struct journal_op *op, int status, const struct err *e)
+{
+    struct call *c = op->ctx;
+    char *json = c->op.list.json;
+    if (status != 0) {
+        finish_error(c, e, status);
+    } else {
+        control_answer(c->request, 200, json ? json : "[]");
+        free(c);
+    }
+    free(json);
+}
+
+static void files_call(struct call *c)
+{
+    struct control_request *r = c->request;
+    uint64_t limit = 100, offset = 0;
+    if (!number(r, "limit", &limit) || !number(r, "offset", &offset)) {
+        free(c);
+        return;
+    }
+    c->op.list = (struct journal_list){.op = {.cb = listed, .ctx = c},
+                                       .study = text_argument(r, "study"),
+                                       .sop_instance = text_argument(r, "instance"),
+                                       .path = text_argument(r, "path"),
+                                       .destination = text_argument(r, "destination"),
+                                       .file_state = -1,
+                                       .delivery_state = -1,
+                                       .problems = text_argument(r, "problems") != NULL,
+                                       .limit = limit < LIST_MAX ? (size_t)limit : LIST_MAX,
+                                       .offset = (size_t)offset};
+    journal_list(app_journal(c->app), &c->op.list);
+}
+
+/* ---- Acts ---- */
+
+static void acted(struct journal_op *op, int status, const struct err *e)
+{
+    struct call *c = op->ctx;
+    if (status != 0) {
+        finish_error(c, e, status);
+        return;
+    }
+    struct pipeline *p = app_pipeline(c->app);
+    if (p && c->op.act.act != JOURNAL_HOLD) {
+        pipeline_kick(p);
+        if (c->op.act.act == JOURNAL_RETRY)
+            pipeline_rescan(p);
+    }
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddNumberToObject(o, "changed", (double)c->op.act.changed);
+    finish(c, 200, o);
+}
+
+static void act_call(struct call *c, enum journal_act act)
+{
+    struct control_request *r = c->request;
+    uint64_t delivery = 0, file = 0;
+    if (!number(r, "delivery", &delivery) || !number(r, "file", &file)) {
+        free(c);
+        return;
+    }
+    c->op.act = (struct journal_act_on){.op = {.cb = acted, .ctx = c},
+                                        .act = act,
+                                        .delivery_id = delivery,
+                                        .file_id = file,
+                                        .destination = text_argument(r, "destination"),
+                                        .study = text_argument(r, "study"),
+                                        .send_anyway = text_argument(r, "anyway") != NULL};
+    journal_act_on(app_journal(c->app), &c->op.act);
+}
+
+static void retry_call(struct call *c)
+{
+    act_call(c, JOURNAL_RETRY);
+}
+
+static void hold_call(struct call *c)
+{
+    act_call(c, JOURNAL_HOLD);
+}
+
+static void release_call(struct call *c)
+{
+    act_call(c, JOURNAL_RELEASE);
+}
+
+/* ---- The others ---- */
+
+static void reloaded(int status, const char *text, void *ctx)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddBoolToObject(o, "ok", status == 0);
+    cJSON_AddStringToObject(o, "text", text);
+    finish(ctx, 200, o);
+}
+
+static void reload_call(struct call *c)
+{
+    app_reload(c->app, reloaded, c);
+}
+
+static void backed_up(struct journal_op *op, int status, const struct err *e)
+{
+    struct call *c = op->ctx;
+    if (status != 0) {
+        finish_error(c, e, status);
+        return;
+    }
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddBoolToObject(o, "ok", true);
+    finish(c, 200, o);
+}
+
+static void backup_call(struct call *c)
+{
+    c->op.backup.op = (struct journal_op){.cb = backed_up, .ctx = c};
+    journal_backup(app_journal(c->app), &c->op.backup);
+}
+
+static void doctor_line(const char *text, void *ctx)
+{
+    struct call *c = ctx;
+    cJSON_AddItemToArray(cJSON_GetObjectItem(c->json, "lines"), cJSON_CreateString(text));
+}
+
+static void doctor_done(int status, void *ctx)
+{
+    struct call *c = ctx;
+    cJSON *o = c->json;
+    c->json = NULL;
+    cJSON_AddBoolToObject(o, "ok", status == 0);
+    finish(c, 200, o);
+}
+
+static void doctor_call(struct call *c)
+{
+    struct pipeline *p = app_pipeline(c->app);
+    const char *name = text_argument(c->request, "destination");
+    const struct config *config = p ? pipeline_config(p) : NULL;
+    for (size_t i = 0; config && name && i < config->n_destinations; i++) {
+        if (strcmp(config->destinations[i].name, name) != 0)
+            continue;
+        c->json = cJSON_CreateObject();
+        if (!cJSON_AddArrayToObject(c->json, "lines")) {
+            finish_error(c, NULL, ERR_NOMEM);
+            return;
+        }
+        dest_doctor(pipeline_dest(p, i), doctor_line, doctor_done, c);
+        return;
+    }
+    answer_error(c->request, 404,
+                 p ? "no such destination in the configuration" : "reloading: try again");
+    free(c);
+}
+
+void api_request(struct app *a, struct control_request *r)
+{
+    static const struct {
+        const char *method, *path;
+        void (*call)(struct call *c);
+    } calls[] = {
+        {"GET", "/status", status_call},    {"GET", "/files", files_call},
+        {"POST", "/retry", retry_call},     {"POST", "/hold", hold_call},
+        {"POST", "/release", release_call}, {"POST", "/reload", reload_call},
+        {"POST", "/backup", backup_call},   {"POST", "/doctor", doctor_call},
+    };
+    if (!app_journal(a)) {
+        answer_error(r, 503, "stopping");
+        return;
+    }
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        if (strcmp(calls[i].path, control_path(r)) != 0)
+            continue;
+        if (strcmp(calls[i].method, control_method(r)) != 0) {
+            answer_error(r, 405, "wrong method");
+            return;
+        }
+        struct call *c = calloc(1, sizeof *c);
+        if (!c) {
+            answer_error(r, 500, "out of memory");
+            return;
+        }
+        c->app = a;
+        c->request = r;
+        calls[i].call(c);
+        return;
+    }
+    answer_error(r, 404, "no such thing here");
+}

@@ -1,0 +1,17 @@
+/* What the control socket offers, as JSON:
+ *   GET  /status                                        destinations, drop folders, counts, trouble
+ *   GET  /files?study=&instance=&path=&destination=&problems=1&limit=&offset=
+ *   POST /retry|/hold|/release?delivery=&file=&destination=&study=&anyway=1   {"changed": N}
+ *   POST /reload                                        {"ok": bool, "text": …}
+ *   POST /doctor?destination=                           {"ok": bool, "lines": […]}
+ *   POST /backup                                        {"ok": true}
+ * Failures: {"error": …} with a 4xx or 5xx status. */
+#ifndef DCMFERRYD_API_H
+#define DCMFERRYD_API_H
+
+#include "app.h"
+#include "control.h"
+
+void api_request(struct app *a, struct control_request *r);
+
+#endif
