@@ -1,0 +1,81 @@
+/* dcmferry status: one look, or with --watch a look a second. */
+#include "ask.h"
+#include "base/text.h"
+
+#include <getopt.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void print_counts(const cJSON *counts, const char *what)
+{
+    const cJSON *c;
+    bool any = false;
+    printf("%-12s", what);
+    cJSON_ArrayForEach(c, counts)
+    {
+        if (c->valuedouble > 0) {
+            printf("%s%s %.0f", any ? ", " : "", c->string, c->valuedouble);
+            any = true;
+        }
+    }
+    puts(any ? "" : "none");
+}
+
+static void print_status(const cJSON *s)
+{
+    const cJSON *x;
+    char size[16];
+    if (cJSON_IsTrue(cJSON_GetObjectItem(s, "reloading")))
+        puts("reloading the configuration");
+    if (*ask_text(s, "trouble"))
+        printf("TROUBLE      %s\n", ask_text(s, "trouble"));
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(s, "drop_folders"))
+        printf("%-12s%s%s\n", "folder", ask_text(x, "path"),
+               cJSON_IsFalse(cJSON_GetObjectItem(x, "present")) ? "  GONE" : "");
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(s, "destinations"))
+    {
+        text_format_size((uint64_t)ask_number(x, "bytes_sent"), size);
+        printf("%-12s%s: %s, %.0f under way, %s sent since the start", "destination",
+               ask_text(x, "name"), ask_text(x, "health"), ask_number(x, "in_flight"), size);
+        if (*ask_text(x, "error"))
+            printf("\n%-12s  %s (next try in %.0f s)", "", ask_text(x, "error"),
+                   ask_number(x, "next_probe_ms") / 1000);
+        puts("");
+    }
+    print_counts(cJSON_GetObjectItem(s, "files"), "files");
+    print_counts(cJSON_GetObjectItem(s, "deliveries"), "deliveries");
+    if (ask_number(s, "reading") > 0)
+        printf("%-12s%.0f files are being read, %.0f of them not yet whole\n", "intake",
+               ask_number(s, "reading"), ask_number(s, "incomplete"));
+    if (ask_number(s, "oldest_open_seconds") > 0)
+        printf("%-12s%.0f s ago\n", "oldest open", ask_number(s, "oldest_open_seconds"));
+}
+
+int command_status(const struct command_options *o, int argc, char **argv)
+{
+    static const struct option options[] = {{"watch", no_argument, NULL, 'w'}, {0}};
+    bool watch = false;
+    int c, code;
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        if (c != 'w')
+            return 2;
+        watch = true;
+    }
+    do {
+        struct buf query = {0};
+        buf_put_str(&query, "/status");
+        cJSON *json = ask(o, "GET", &query, &code);
+        buf_free(&query);
+        if (watch && json)
+            fputs("\033[H\033[2J", stdout);
+        if (json)
+            print_status(json);
+        cJSON_Delete(json);
+        fflush(stdout);
+        if (watch && code == 0)
+            sleep(1);
+    } while (watch && code == 0);
+    return code;
+}
