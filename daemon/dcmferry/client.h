@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <cjson/cJSON.h>
+#include <stdint.h>
 
 /* `path` with its query, e.g. "/status". On success *ret is the answer's JSON (cJSON_Delete it). An
  * answer that is an error gives its text. `idle_ms`: how long to wait without a byte. */
