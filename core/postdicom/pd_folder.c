@@ -64,9 +64,13 @@ static void finish(struct entry *n, int status, const struct err *e)
     }
 }
 
+/* What was known of the folders above may be what is wrong. */
 static void finish_refused(struct entry *n, const struct pd_answer *a, const char *what)
 {
     struct err e;
+    for (struct entry *p = n->parent; p; p = p->parent)
+        if (p->state == KNOWN)
+            p->state = UNKNOWN;
     err_set(&e, ERR_REFUSED, "%s: %s", what, a->text[0] ? a->text : "(it gives no reason)");
     finish(n, e.code, &e);
 }

@@ -8,7 +8,8 @@
 
 struct pd_folders;
 
-/* Owned by the caller until cb, exactly once and never from within. */
+/* Owned by the caller until cb, exactly once; from within only where memory is short or the path
+ * has no name. */
 struct pd_folder_request {
     /* ERR_SESSION: the session is gone, ask again with the next one. ERR_REFUSED: e has the
      * server's reason. */
