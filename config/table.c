@@ -322,9 +322,12 @@ static void read_value(struct reading *r, const struct table_key *key, const str
     case TABLE_SECRET:
         read_secret(r, node, path, target);
         break;
-    case TABLE_TABLE:
-        table_read(r, key->table, node, path, target);
+    case TABLE_TABLE: {
+        struct node nothing = {.type = NODE_MAP};
+        /* `log:` with all its keys commented out is null to YAML. */
+        table_read(r, key->table, node_is_null(node) ? &nothing : node, path, target);
         break;
+    }
     case TABLE_CUSTOM:
         key->read(r, node, path, target);
         break;

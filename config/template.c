@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/text.h"
+#include "config/moment.h"
 #include "dicom/dict/dicom_dict.h"
 
 #include <stdio.h>
@@ -98,22 +99,10 @@ static int add_literal(struct parser *p, const char *text, size_t n)
     return 0;
 }
 
-/* Which conversions a VR can fill. */
-static const char *conversions(const char *vr)
-{
-    if (strcmp(vr, "DA") == 0)
-        return "Yymdj%";
-    if (strcmp(vr, "TM") == 0)
-        return "HMS%";
-    if (strcmp(vr, "DT") == 0)
-        return "YymdjHMS%";
-    return NULL;
-}
-
 static int check_format(struct parser *p, const char *format, size_t offset, const char *vr,
                         const char *keyword)
 {
-    const char *allowed = conversions(vr);
+    const char *allowed = moment_conversions(vr);
 
     if (allowed == NULL)
         return FAULT_AT(p, offset, "%s is not a date or time and takes no format", keyword);
@@ -447,143 +436,6 @@ static bool put_clean(struct buf *b, const char *s, size_t n, bool person_name)
     return size > 0;
 }
 
-/* Year, month, day, hour, minute, second; -1 where the value has none. */
-struct moment {
-    int field[6];
-};
-
-static bool digits(const char **s, const char *end, int n, int *ret)
-{
-    int value = 0;
-
-    if (end - *s < n)
-        return false;
-    for (int i = 0; i < n; i++) {
-        if ((*s)[i] < '0' || (*s)[i] > '9')
-            return false;
-        value = value * 10 + ((*s)[i] - '0');
-    }
-    *s += n;
-    *ret = value;
-    return true;
-}
-
-static bool leap(int year)
-{
-    return (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-}
-
-static int days_in(int year, int month)
-{
-    static const int DAYS[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-
-    return DAYS[month - 1] + (month == 2 && leap(year));
-}
-
-static bool valid(const struct moment *m)
-{
-    const int *f = m->field;
-
-    return f[0] != 0 && (f[1] < 0 || (f[1] >= 1 && f[1] <= 12)) &&
-           (f[2] < 0 || (f[2] >= 1 && f[2] <= days_in(f[0], f[1]))) && f[3] <= 23 && f[4] <= 59 &&
-           f[5] <= 60;
-}
-
-/* PS3.5 table 6.2-1: DA YYYYMMDD (YYYY.MM.DD before 1993), TM HH[MM[SS[.F]]] (HH:MM:SS before
- * 1993), DT YYYY[MM[DD[HH[MM[SS[.F]]]]]][&ZZXX]. */
-static bool parse_moment(const char *vr, const char *s, size_t n, struct moment *m)
-{
-    const char *end;
-    size_t first = vr[0] == 'T' ? 3 : 0, last = vr[0] == 'D' && vr[1] == 'A' ? 3 : 6;
-    char separator = '\0';
-
-    trim(&s, &n);
-    end = s + n;
-    for (size_t i = 0; i < 6; i++)
-        m->field[i] = -1;
-    for (size_t i = first; i < last; i++) {
-        if (i > first && s < end && vr[1] != 'T') { /* DA and TM had separators once */
-            char old = last == 3 ? '.' : ':';
-            if (i == first + 1 && *s == old)
-                separator = old;
-            if (separator != '\0' && *s++ != separator)
-                return false;
-        }
-        if (s == end || (i > first && (*s == '+' || *s == '-' || *s == '.')))
-            break;
-        if (!digits(&s, end, i == 0 ? 4 : 2, &m->field[i]))
-            return false;
-    }
-    if (m->field[first] < 0 || (last == 3 && m->field[2] < 0))
-        return false;
-    if (last == 6 && m->field[5] >= 0 && s < end && *s == '.') {
-        const char *fraction = ++s;
-        while (s < end && *s >= '0' && *s <= '9')
-            s++;
-        if (s == fraction || s - fraction > 6)
-            return false;
-    }
-    if (vr[1] == 'T' && s < end && (*s == '+' || *s == '-')) {
-        int zone = 0;
-        s++;
-        if (!digits(&s, end, 4, &zone))
-            return false;
-    }
-    return s == end && valid(m);
-}
-
-/* False if the value lacks what the format asks for. */
-static bool put_format(struct buf *b, const char *format, const struct moment *m)
-{
-    const int *f = m->field;
-
-    for (const char *p = format; *p != '\0'; p++) {
-        int value = 0, width = 2, day = 0;
-
-        if (*p != '%') {
-            buf_put_u8(b, (uint8_t)*p);
-            continue;
-        }
-        switch (*++p) {
-        case 'Y':
-            value = f[0];
-            width = 4;
-            break;
-        case 'y':
-            value = f[0] >= 0 ? f[0] % 100 : -1;
-            break;
-        case 'm':
-            value = f[1];
-            break;
-        case 'd':
-            value = f[2];
-            break;
-        case 'H':
-            value = f[3];
-            break;
-        case 'M':
-            value = f[4];
-            break;
-        case 'S':
-            value = f[5];
-            break;
-        case 'j':
-            for (int month = 1; f[2] >= 0 && month < f[1]; month++)
-                day += days_in(f[0], month);
-            value = f[2] >= 0 ? day + f[2] : -1;
-            width = 3;
-            break;
-        default: /* %%: the parser let nothing else through */
-            buf_put_u8(b, '%');
-            continue;
-        }
-        if (value < 0)
-            return false;
-        buf_printf(b, "%0*d", width, value);
-    }
-    return true;
-}
-
 static bool put_attribute(struct buf *b, const struct part *part,
                           const struct template_values *values)
 {
@@ -601,7 +453,7 @@ static bool put_attribute(struct buf *b, const struct part *part,
     size_t n = one ? strlen(value) : strcspn(value, "\\");
     if (part->text == NULL)
         return put_clean(b, value, n, strcmp(vr, "PN") == 0);
-    put = parse_moment(vr, value, n, &moment) && put_format(&formatted, part->text, &moment) &&
+    put = moment_parse(&moment, vr, value, n) && moment_format(&moment, part->text, &formatted) &&
           put_clean(b, (const char *)formatted.data, formatted.size, false);
     if (buf_failed(&formatted))
         b->failed = true;
