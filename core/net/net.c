@@ -194,7 +194,7 @@ int net_transfer_error(struct net_transfer *t, CURLcode result, const char *what
     long proxy_status = 0;
     if (t->easy)
         curl_easy_getinfo(t->easy, CURLINFO_HTTP_CONNECTCODE, &proxy_status);
-    if (proxy_status == 407)
+    if (proxy_status == 407 || proxy_status == 401) /* tinyproxy says 401 to a wrong password */
         return err_set(e, ERR_AUTH, "%s: the proxy %s", what,
                        n->proxy_user ? "refused its user and password"
                                      : "wants a user and password (set proxy_user and "

@@ -455,7 +455,7 @@ static int set_url(struct ws *w, const char *url, char **ret_base, struct err *e
     }
     curl_url_get(u, CURLUPART_USER, &user, 0);
     if ((!plain && !tls) || curl_url_set(u, CURLUPART_SCHEME, plain ? "http" : "https", 0) ||
-        curl_url_get(u, CURLUPART_HOST, &host, 0) ||
+        curl_url_get(u, CURLUPART_HOST, &host, 0) || !*host ||
         curl_url_get(u, CURLUPART_PATH, &path, CURLU_URLENCODE))
         rc = err_set(e, ERR_INVALID, "%s: not a ws:// or wss:// address", w->shown_url);
     else if (user)

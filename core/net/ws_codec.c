@@ -191,6 +191,7 @@ struct ws_codec *ws_codec_new(size_t max_message, ws_codec_message message, void
         return NULL;
     }
     wslay_event_config_set_no_buffering(c->event, 1);
+    wslay_event_config_set_max_recv_msg_length(c->event, UINT64_MAX); /* on_frame_start checks */
     return c;
 }
 

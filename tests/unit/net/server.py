@@ -8,6 +8,7 @@ import base64
 import ctypes
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,12 +16,14 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 import time
 from email.utils import formatdate
 
 import websockets
 
 FOLDER = sys.argv[1]
+logging.disable()  # clients that break off are what the tests are about
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -128,6 +131,8 @@ async def read_frame(reader):
         size, = struct.unpack(">Q", await reader.readexactly(8))
     mask = await reader.readexactly(4) if b & 0x80 else None
     data = await reader.readexactly(size)
+    if mask:
+        data = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
     return a, mask, data
 
 
@@ -282,6 +287,52 @@ async def on_bare(reader, writer):
         writer.close()
 
 
+def pump(source, sink):
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+    except OSError:
+        pass
+    for s in (source, sink):
+        try:
+            s.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+def serve_tls_client(raw, context, port):
+    try:
+        with context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as tls:
+            try:
+                tls.do_handshake()
+            except ssl.SSLError:
+                # The alert is on its way; closing with input unread would take it back.
+                raw_fd = socket.socket(fileno=os.dup(tls.fileno()))
+                raw_fd.settimeout(5)
+                while raw_fd.recv(65536):
+                    pass
+                return
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                back = threading.Thread(target=pump, args=(plain, tls), daemon=True)
+                back.start()
+                pump(tls, plain)
+                back.join()
+    except OSError:
+        pass
+
+
+def start_tls(context, port):
+    """TLS in front of another server, with blocking sockets: asyncio's TLS keeps its alerts to itself."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept():
+        while True:
+            threading.Thread(target=serve_tls_client, args=(listener.accept()[0], context, port), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -330,10 +381,12 @@ async def main():
 
     await listen_ws("ws")
     await listen_ws("wss", ssl=tls_context())
-    await listen_ws("wss_client", ssl=tls_context(client_ca=path("ca.pem")))
+    out["wss_client"] = start_tls(tls_context(client_ca=path("ca.pem")), out["ws"])
     await listen_bare("http")
     await listen_bare("https", ssl=tls_context())
-    await listen_bare("https_client", ssl=tls_context(client_ca=path("ca.pem")))
+    out["https_client"] = start_tls(tls_context(client_ca=path("ca.pem")), out["http"])
+    banner = await asyncio.start_server(lambda r, w: w.write(b"220 not TLS\r\n"), "127.0.0.1", 0)
+    out["banner"] = banner.sockets[0].getsockname()[1]
     await asyncio.start_unix_server(on_bare, path("http.sock"))
     out["proxy"] = start_proxy("open.conf", "")
     out["proxy_auth"] = start_proxy("auth.conf", "BasicAuth ferry s3cret\n")

@@ -24,9 +24,9 @@ static cJSON *ports;
 
 const char *text(const char *format, ...)
 {
-    static char texts[16][512];
+    static char texts[64][512];
     static unsigned next;
-    char *out = texts[next++ % 16];
+    char *out = texts[next++ % 64];
     va_list ap;
     va_start(ap, format);
     vsnprintf(out, sizeof texts[0], format, ap);
