@@ -126,10 +126,14 @@ def report(dropped):
     held = json.loads(subprocess.run([BUILD / "sandbox/dcmferry-sandbox", "ls", "--json", "--state", HERE / "sandbox"],
                                      capture_output=True, text=True, check=True).stdout)
     in_folder = collections.defaultdict(set)
-    for folder in held["folders"]:
-        for order in folder["orders"]:
-            for instance in order["instances"]:
-                in_folder[folder["path"]].add(instance["sha256"])
+
+    def walk(folders):
+        for folder in folders:
+            for order in folder["Orders"]:
+                in_folder[folder["Path"]].update(i["Sha256"] for i in order["Instances"])
+            walk(folder["Folders"])
+
+    walk(held["Folders"])
     matched, wrong, fates, reasons = 0, [], collections.Counter(), collections.Counter()
     files = all_files()
     for f in files:

@@ -455,6 +455,13 @@ static void resume_page(struct disposal *d)
 
 void disposal_resume(struct disposal *d)
 {
+    const struct config *c = d->env.config;
+    bool wanted = false;
+    for (size_t i = 0; i < c->n_watches; i++)
+        wanted = wanted || disposal_wanted(&c->watches[i], false) ||
+                 disposal_wanted(&c->watches[i], true);
+    if (!wanted)
+        return;
     d->resume.after = 0;
     d->resume_rejected = false;
     d->more = true;

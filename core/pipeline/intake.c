@@ -12,7 +12,7 @@ static void maybe_closed(struct intake *in);
 static void start_ready(struct intake *in);
 
 int intake_open(struct intake **ret, const struct pipeline_env *env,
-                const struct intake_handler *handler, bool uncertain)
+                const struct intake_handler *handler)
 {
     struct intake *in = calloc(1, sizeof *in);
     if (!in)
@@ -23,7 +23,6 @@ int intake_open(struct intake **ret, const struct pipeline_env *env,
     }
     in->env = *env;
     in->handler = *handler;
-    in->uncertain = uncertain;
     uv_timer_init(env->loop, &in->timer);
     in->timer.data = in;
     *ret = in;
@@ -313,11 +312,6 @@ void intake_again(struct intake *in, size_t watch, const char *path, uint64_t fi
         f->file_id = file_id;
     }
     start_ready(in);
-}
-
-void intake_certain(struct intake *in)
-{
-    in->uncertain = false;
 }
 
 size_t intake_pending(const struct intake *in)

@@ -23,9 +23,8 @@ struct intake_handler {
     void *ctx;
 };
 
-/* `uncertain`: the journal was restored; what is admitted may have been sent before. */
 int intake_open(struct intake **ret, const struct pipeline_env *env,
-                const struct intake_handler *handler, bool uncertain);
+                const struct intake_handler *handler);
 
 /* Files that a watch of drop folder `watch` offers; `done` comes once when all were dealt with,
  * never from within. */
@@ -41,9 +40,6 @@ void intake_again(struct intake *in, size_t watch, const char *path, uint64_t fi
 /* The part of an absolute path below its drop folder (or its custody folder); points into `path`.
  */
 const char *intake_relative(const struct config_watch *w, const char *path);
-
-/* The first scan is through: what comes now is new. */
-void intake_certain(struct intake *in);
 
 /* Files in the works, and of them those that wait to become whole. */
 size_t intake_pending(const struct intake *in);

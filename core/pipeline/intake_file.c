@@ -445,7 +445,6 @@ static void submit_admission(struct intake_file *f)
         .study_instance_uid = h ? h->study_instance_uid : "",
         .series_instance_uid = h ? h->series_instance_uid : "",
         .transfer_syntax_uid = h ? h->transfer_syntax_uid : "",
-        .uncertain = f->intake->uncertain,
     };
     if (a->state == FILE_QUEUED) {
         a->deliveries = f->deliveries;

@@ -72,7 +72,7 @@ struct intake_file {
 struct intake {
     struct pipeline_env env;
     struct intake_handler handler;
-    bool uncertain, closing;
+    bool closing;
     struct binding_cache *bindings;
     struct intake_file *files;            /* by path */
     struct intake_file *ready, *settling; /* settling: soonest due first */

@@ -42,7 +42,9 @@ struct pipeline {
     struct schedule **schedules;    /* one a destination */
     struct pipeline_watch *watches; /* the configured ones, then the custody folders */
     size_t n_watches, n_scanned;
-    unsigned n_held_queries;
+    bool rebuilding;
+    struct journal_rebuilt rebuilt;
+    unsigned n_journal_calls;
     uv_timer_t crowded;
     bool closing;
     unsigned n_closing; /* parts that are not yet closed */
@@ -67,7 +69,7 @@ static void route_held(struct pipeline *p, const char *study)
                                       .state = FILE_HELD,
                                       .study = q->study[0] ? q->study : NULL,
                                       .limit = HELD_PAGE};
-    p->n_held_queries++;
+    p->n_journal_calls++;
     journal_files(p->env.journal, &q->files);
 }
 
@@ -95,7 +97,7 @@ static void held_found(struct journal_op *op, int status, const struct err *e)
         journal_files(p->env.journal, &q->files);
         return;
     }
-    p->n_held_queries--;
+    p->n_journal_calls--;
     free(q);
     if (p->closing)
         close_next_stage(p);
@@ -112,8 +114,9 @@ static void admitted(size_t watch, const struct journal_admit *a, void *ctx)
         for (size_t d = 0; d < c->n_destinations; d++)
             if (strcmp(c->destinations[d].name, a->deliveries[i].destination) == 0)
                 schedule_kick(p->schedules[d]);
-    if (a->state == FILE_REJECTED && disposal_wanted(&c->watches[watch], true))
-        disposal_file(p->disposal, watch, a->file_id, a->path, a->size, a->mtime_ns, true);
+    bool rejected = a->state == FILE_REJECTED;
+    if ((rejected || a->file_delivered) && disposal_wanted(&c->watches[watch], rejected))
+        disposal_file(p->disposal, watch, a->file_id, a->path, a->size, a->mtime_ns, rejected);
     if (a->binding_key && strncmp(a->binding_key, "study:", 6) == 0)
         route_held(p, a->study_instance_uid);
 }
@@ -177,13 +180,34 @@ static void batch(struct watch *watch, unsigned token, const struct watch_file *
     intake_offer(w->pipeline->intake, w->index, files, n, batch_done, w, token);
 }
 
+static void rebuilt(struct journal_op *op, int status, const struct err *e)
+{
+    struct pipeline *p = op->ctx;
+    p->n_journal_calls--;
+    if (status != 0)
+        log_warning("the journal cannot note that it is rebuilt: the next start says it again",
+                    LOG_STR("reason", e->text));
+    else
+        log_notice("the journal is rebuilt from the drop folders");
+    if (p->closing)
+        close_next_stage(p);
+}
+
+static void all_read_again(struct pipeline *p)
+{
+    p->rebuilding = false;
+    p->n_journal_calls++;
+    p->rebuilt.op = (struct journal_op){.cb = rebuilt, .ctx = p};
+    journal_rebuilt(p->env.journal, &p->rebuilt);
+}
+
 static void scan_done(struct pipeline_watch *w)
 {
     struct pipeline *p = w->pipeline;
     if (!w->scanned) {
         w->scanned = true;
-        if (++p->n_scanned == p->n_watches)
-            intake_certain(p->intake);
+        if (++p->n_scanned == p->n_watches && p->rebuilding)
+            all_read_again(p);
     }
     sweep_start(p->sweep);
 }
@@ -310,7 +334,7 @@ static int open_parts(struct pipeline *p, const struct pipeline_options *o, stru
     if ((rc = progress_open(&p->progress, &p->env)) != 0 ||
         (rc = disposal_open(&p->disposal, &p->env)) != 0 ||
         (rc = sweep_open(&p->sweep, &p->env)) != 0 ||
-        (rc = intake_open(&p->intake, &p->env, &handler, o->uncertain)) != 0)
+        (rc = intake_open(&p->intake, &p->env, &handler)) != 0)
         return err_set(e, rc, "%s", err_text(rc));
     rc = open_schedules(p, e);
     return rc == 0 ? open_watches(p, e) : rc;
@@ -335,6 +359,7 @@ int pipeline_open(struct pipeline **ret, const struct pipeline_options *options,
         pipeline_close(p, 0, open_failed, NULL);
         return rc;
     }
+    p->rebuilding = options->rebuilding;
     disposal_resume(p->disposal);
     route_held(p, NULL);
     for (size_t i = 0; i < options->config->n_destinations; i++)
@@ -355,7 +380,7 @@ bool pipeline_idle(const struct pipeline *p)
         if (schedule_in_flight(p->schedules[i]) > 0)
             return false;
     return intake_pending(p->intake) == 0 && disposal_pending(p->disposal) == 0 &&
-           p->n_held_queries == 0;
+           p->n_journal_calls == 0;
 }
 
 void pipeline_kick(struct pipeline *p)
@@ -447,7 +472,7 @@ static void free_pipeline(struct pipeline *p)
 
 static void close_next_stage(struct pipeline *p)
 {
-    if (p->n_closing > 0 || p->n_held_queries > 0)
+    if (p->n_closing > 0 || p->n_journal_calls > 0)
         return;
     p->n_closing++; /* a part may close at once */
     bool first = p->intake || p->n_watches > 0;

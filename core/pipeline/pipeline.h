@@ -20,8 +20,7 @@ struct pipeline_options {
     const struct config *config; /* must outlive the pipeline */
     struct journal *journal;     /* likewise */
     const char *dicom_program;   /* dcmferry-dicom; NULL: where it is installed */
-    bool uncertain; /* the journal was restored: until the first scan is through, all may have been
-                       sent */
+    bool rebuilding; /* the journal was restored: tell it when all drop folders were read again */
 };
 
 int pipeline_open(struct pipeline **ret, const struct pipeline_options *options, struct err *e);

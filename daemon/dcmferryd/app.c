@@ -22,7 +22,7 @@ struct app {
     struct control *control;
     uv_timer_t once_timer, watchdog;
     struct journal_counts counts;
-    bool counting, stopping, reloading, journal_damaged, uncertain, ending;
+    bool counting, stopping, reloading, journal_damaged, rebuilding, ending;
     unsigned n_closing;
     int exit_code;
     uv_work_t load;
@@ -86,7 +86,7 @@ static int open_pipeline(struct app *a, struct err *e)
                                        .config = a->config,
                                        .journal = a->journal,
                                        .dicom_program = a->options.dicom_program,
-                                       .uncertain = a->uncertain};
+                                       .rebuilding = a->rebuilding};
     return pipeline_open(&a->pipeline, &options, e);
 }
 
@@ -161,7 +161,7 @@ int app_start(struct app **ret, uv_loop_t *loop, const struct app_options *optio
     if (rc != 0)
         return rc;
     report_opened(&opened);
-    a->uncertain = opened.restored;
+    a->rebuilding = opened.rebuilding;
     uv_timer_init(loop, &a->once_timer);
     uv_timer_init(loop, &a->watchdog);
     a->once_timer.data = a->watchdog.data = a;
@@ -173,7 +173,6 @@ int app_start(struct app **ret, uv_loop_t *loop, const struct app_options *optio
         app_stop(a);
         return rc;
     }
-    a->uncertain = false;
     if (options->once)
         uv_timer_start(&a->once_timer, look_if_drained, ONCE_LOOK_MS, 0);
     uint64_t watchdog_ms = notify_watchdog_ms();
