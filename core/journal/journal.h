@@ -1,11 +1,12 @@
-/* The durable queue: files and their deliveries, in SQLite (WAL, synchronous=FULL). One journal thread owns the database;
- * operations queue up, all that wait are committed in one transaction, then their callbacks run on the loop. When a
- * callback comes with status 0 the change is on disk.
+/* The durable queue: files and their deliveries, in SQLite (WAL, synchronous=FULL). One journal
+ * thread owns the database; operations queue up, all that wait are committed in one transaction,
+ * then their callbacks run on the loop. When a callback comes with status 0 the change is on disk.
  *
- * Loop thread only. Every operation struct is the caller's until its callback, which comes exactly once and never from
- * within the call. Callbacks come in the order of the calls. Texts and blobs passed in must live until then; results
- * are valid during the callback unless said otherwise. An operation that fails changes nothing; with ERR_NOSPACE or
- * ERR_IO the journal stays usable and the caller tries again later. */
+ * Loop thread only. Every operation struct is the caller's until its callback, which comes exactly
+ * once and never from within the call. Callbacks come in the order of the calls. Texts and blobs
+ * passed in must live until then; results are valid during the callback unless said otherwise. An
+ * operation that fails changes nothing; with ERR_NOSPACE or ERR_IO the journal stays usable and the
+ * caller tries again later. */
 #ifndef JOURNAL_JOURNAL_H
 #define JOURNAL_JOURNAL_H
 
@@ -23,27 +24,32 @@ struct journal;
 
 /* What journal_open found. */
 struct journal_opened {
-    bool created;            /* a new journal */
-    bool unclean;            /* the last run did not close it; quick_check runs in the background */
-    bool restored;           /* the journal was damaged and set aside; the last backup (or an empty one) took its place */
-    char set_aside[256];     /* name of the damaged file, "" if none */
-    uint64_t requeued;       /* deliveries that were `sending`: now `queued` and uncertain */
+    bool created;  /* a new journal */
+    bool unclean;  /* the last run did not close it; quick_check runs in the background */
+    bool restored; /* the journal was damaged and set aside; the last backup (or an empty one) took
+                      its place */
+    bool rebuilding; /* restored now or in an earlier run, and journal_rebuilt was not called since
+                      */
+    char set_aside[256]; /* name of the damaged file, "" if none */
+    uint64_t requeued;   /* deliveries that were `sending`: now `queued` and uncertain */
 };
 
 struct journal_options {
-    const char *folder;      /* the state folder: journal.db, journal.db-wal, backup.db; created 0700 if missing */
-    uint64_t backup_ms;      /* interval of the backup while there are changes; 0: none */
-    /* The database was found damaged while running: no more operations succeed; the daemon should restart, and the next
-     * journal_open restores. On the loop. */
+    const char *folder; /* the state folder: journal.db, journal.db-wal, backup.db; created 0700 if
+                           missing */
+    uint64_t backup_ms; /* interval of the backup while there are changes; 0: none */
+    /* The database was found damaged while running: no more operations succeed; the daemon should
+     * restart, and the next journal_open restores. On the loop. */
     void (*damaged)(const struct err *e, void *ctx);
     void *ctx;
 };
 
-/* Blocks (recovery, migrations): call it before the loop runs. ERR_LOCKED if another process has it. A newer schema
- * than this program's is refused (ERR_UNSUPPORTED). Files are 0600. */
+/* Blocks (recovery, migrations): call it before the loop runs. ERR_LOCKED if another process has
+ * it. A newer schema than this program's is refused (ERR_UNSUPPORTED). Files are 0600. */
 int journal_open(struct journal **ret, uv_loop_t *loop, const struct journal_options *options,
                  struct journal_opened *ret_opened, struct err *e);
-/* Runs what was queued, marks the end as clean, checkpoints, joins the thread; cb on the loop, the journal is freed before. */
+/* Runs what was queued, marks the end as clean, checkpoints, joins the thread; cb on the loop, the
+ * journal is freed before. */
 void journal_close(struct journal *j, void (*cb)(int status, void *ctx), void *ctx);
 /* Operations not yet called back. */
 unsigned journal_pending(const struct journal *j);
@@ -59,15 +65,16 @@ struct journal_op {
     struct journal_op *next;
     int kind;
     int status;
+    uint64_t result;
     struct err err;
 };
 
 /* ---- Intake ---- */
 
 enum journal_seen {
-    JOURNAL_UNKNOWN,  /* no live row for this path */
-    JOURNAL_KNOWN,    /* path, size and mtime are those of the row: nothing to do */
-    JOURNAL_ALTERED,  /* there is a row for the path with another size or mtime */
+    JOURNAL_UNKNOWN, /* no live row for this path */
+    JOURNAL_KNOWN,   /* path, size and mtime are those of the row: nothing to do */
+    JOURNAL_ALTERED, /* there is a row for the path with another size or mtime */
 };
 
 struct journal_lookup_entry {
@@ -82,7 +89,8 @@ struct journal_lookup_entry {
     uint8_t sha256[JOURNAL_SHA256_SIZE];
 };
 
-/* Looks n paths up. A live row is one whose file has not left (states other than disposed and vanished, gone_at unset). */
+/* Looks n paths up. A live row is one whose file has not left (states other than disposed and
+ * vanished, gone_at unset). */
 struct journal_lookup {
     struct journal_op op;
     struct journal_lookup_entry *entries;
@@ -90,7 +98,8 @@ struct journal_lookup {
 };
 void journal_lookup(struct journal *j, struct journal_lookup *l);
 
-/* Which routes a study (or series) is bound to: the names of the routes, '\n'-separated, as stored; NULL if unbound. */
+/* Which routes a study (or series) is bound to: the names of the routes, '\n'-separated, as stored;
+ * NULL if unbound. */
 struct journal_binding {
     struct journal_op op;
     const char *key; /* "study:<uid>" or "series:<uid>" */
@@ -105,10 +114,11 @@ struct journal_new_delivery {
     int priority;
 };
 
-/* Takes a file in: one row with its deliveries, or rejected or held with a reason; durable as one. If `replaces` is not
- * 0 that row (same path, other version) first becomes vanished ("rewritten") where it was not yet delivered, or is
- * marked as gone where it was; if `file_id` is not 0 that row itself (found, held, rejected or queued) gets the new fate and
- * values instead of a new row, its undelivered deliveries being replaced. */
+/* Takes a file in: one row with its deliveries, or rejected or held with a reason; durable as one.
+ * If `replaces` is not 0 that row (same path, other version) first becomes vanished ("rewritten")
+ * where it was not yet delivered, or is marked as gone where it was; if `file_id` is not 0 that row
+ * itself (found, held, rejected or queued) gets the new fate and values instead of a new row, its
+ * undelivered deliveries being replaced. */
 struct journal_admit {
     struct journal_op op;
     uint64_t file_id;  /* in: 0 or the row to re-admit; out: the row */
@@ -119,12 +129,16 @@ struct journal_admit {
     int64_t mtime_ns;
     enum file_state state; /* FILE_QUEUED, FILE_REJECTED or FILE_HELD */
     const char *reason;    /* rejected, held: one sentence without attribute values; else NULL */
-    const char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid, *transfer_syntax_uid;
+    const char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid,
+        *transfer_syntax_uid;
     const struct journal_new_delivery *deliveries;
     size_t n_deliveries;
     const char *binding_key;    /* NULL, or bind this key… */
     const char *binding_routes; /* …to these routes, if it is not yet bound */
-    bool uncertain;             /* the journal was restored: it may have been sent before */
+    bool uncertain; /* it may have been sent before; set by the journal itself until journal_rebuilt
+                     */
+    bool file_delivered; /* out, re-admission: all that is wanted had arrived before: dispose of the
+                            source now */
 };
 void journal_admit(struct journal *j, struct journal_admit *a);
 
@@ -136,7 +150,8 @@ struct journal_touch {
 };
 void journal_touch(struct journal *j, struct journal_touch *t);
 
-/* Held files to route again (after a reload, or because their study was bound since): id > after, at most `limit`. */
+/* Held files to route again (after a reload, or because their study was bound since): id > after,
+ * at most `limit`. */
 struct journal_file_row {
     uint64_t id;
     char *watch, *path;
@@ -150,11 +165,11 @@ struct journal_file_row {
 };
 struct journal_files {
     struct journal_op op;
-    enum file_state state;    /* in: which */
-    const char *study;        /* in: only those of this Study Instance UID; NULL: all */
-    bool pending_disposal;    /* in: only those whose disposal is not done (delivered, rejected) */
-    uint64_t after;           /* in */
-    size_t limit;             /* in */
+    enum file_state state; /* in: which */
+    const char *study;     /* in: only those of this Study Instance UID; NULL: all */
+    bool pending_disposal; /* in: only those whose disposal is not done (delivered, rejected) */
+    uint64_t after;        /* in */
+    size_t limit;          /* in */
     struct journal_file_row *rows; /* out; freed with journal_files_clear */
     size_t n;
 };
@@ -169,25 +184,28 @@ struct journal_delivery_row {
     char *watch, *path;
     uint64_t size;
     int64_t mtime_ns;
-    char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid, *transfer_syntax_uid;
+    char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid,
+        *transfer_syntax_uid;
     char *route, *folder;
-    unsigned attempts;      /* tries that ended, before this one */
+    unsigned attempts; /* tries that ended, before this one */
     int64_t created_ms;
     bool uncertain, send_anyway;
-    bool has_sibling;       /* see dest.h */
+    bool has_sibling; /* see dest.h */
     uint8_t sibling_sha256[JOURNAL_SHA256_SIZE];
     char *sibling_folder, *sibling_remote_id;
 };
-void journal_delivery_row_free(struct journal_delivery_row *row); /* the row itself too; NULL is fine */
+void journal_delivery_row_free(
+    struct journal_delivery_row *row); /* the row itself too; NULL is fine */
 
-/* Marks up to `limit` due deliveries of a destination `sending` and hands them out: highest priority first, then oldest
- * first; never two of one SOP Instance UID at a time. */
+/* Marks up to `limit` due deliveries of a destination `sending` and hands them out: highest
+ * priority first, then oldest first; never two of one SOP Instance UID at a time. */
 struct journal_claim {
     struct journal_op op;
     const char *destination;
     size_t limit;
     int64_t now_ms;
-    struct journal_delivery_row **rows; /* out: array and rows are the caller's (free, journal_delivery_row_free) */
+    struct journal_delivery_row *
+        *rows; /* out: array and rows are the caller's (free, journal_delivery_row_free) */
     size_t n;
     int64_t next_due_ms; /* out: when the earliest waiting one is due; INT64_MAX: none */
     uint64_t moved;      /* out: waiting ones that became queued */
@@ -195,13 +213,16 @@ struct journal_claim {
 void journal_claim(struct journal *j, struct journal_claim *c);
 
 /* How a try ended. The delivery leaves `sending` for `state`:
- * delivered, duplicate (sha256, remote_id, bytes), conflict, failed, waiting (next_ms), queued (given back; `uncertain` and
- * `attempts` as said), held. When every delivery of the file is delivered or duplicate, the file becomes delivered. */
+ * delivered, duplicate (sha256, remote_id, bytes), conflict, failed, waiting (next_ms), queued
+ * (given back), held. `uncertain` adds a doubt and never takes one away: it stays until the
+ * delivery arrived. When every delivery of the file is delivered or duplicate, the file becomes
+ * delivered. If the file vanished meanwhile the delivery has ended: then an arrival is recorded all
+ * the same, and anything else changes nothing and succeeds. */
 struct journal_settle {
     struct journal_op op;
     uint64_t delivery_id;
     enum delivery_state state;
-    const char *reason;  /* NULL or one sentence */
+    const char *reason; /* NULL or one sentence */
     int64_t next_ms;
     bool uncertain;
     bool count_attempt;
@@ -214,7 +235,9 @@ struct journal_settle {
 };
 void journal_settle(struct journal *j, struct journal_settle *s);
 
-/* The file is gone or is another one now: its open deliveries end, the file becomes vanished with the reason. */
+/* The file is gone or is another one now: its open deliveries end (conflicts stay to be seen), the
+ * file becomes vanished with the reason. One that was delivered or rejected starts its history
+ * instead; one that left before stays as it is. */
 struct journal_vanish {
     struct journal_op op;
     uint64_t file_id;
@@ -224,8 +247,10 @@ void journal_vanish(struct journal *j, struct journal_vanish *v);
 
 /* ---- Disposal and history ---- */
 
-/* The source of a delivered or rejected file was dealt with. `target`: where it was moved to, NULL; `gone`: it no longer
- * stands at its path; `note`: why it was left (read-only source), NULL. */
+/* The source of a delivered or rejected file was dealt with. A delivered one that is gone becomes
+ * disposed; one that stands (keep, read-only) stays delivered, so that its path is known; a
+ * rejected one stays rejected. `target`: where it was moved to, NULL; `gone`: it no longer stands
+ * at its path; `note`: why it was left (read-only source), NULL. */
 struct journal_disposed {
     struct journal_op op;
     uint64_t file_id;
@@ -235,28 +260,32 @@ struct journal_disposed {
 };
 void journal_disposed(struct journal *j, struct journal_disposed *d);
 
-/* Files whose source still stands (gone_at unset), id > after: for the sweep that finds out which have left. */
+/* Files whose source still stands (gone_at unset), id > after: for the sweep that finds out which
+ * have left. */
 struct journal_standing {
     struct journal_op op;
     uint64_t after;
     size_t limit;
-    struct journal_file_row *rows; /* out; id, watch, path, size, mtime_ns, state; freed with journal_standing_clear */
+    struct journal_file_row
+        *rows; /* out; id, watch, path, size, mtime_ns, state; freed with journal_standing_clear */
     size_t n;
 };
 void journal_standing(struct journal *j, struct journal_standing *s);
 void journal_standing_clear(struct journal_standing *s);
 
-/* These files have left the drop folder: delivered ones start their `history`, undelivered ones become vanished. */
+/* These files have left the drop folder: delivered and rejected ones start their `history`, others
+ * become vanished. Files that the journal no longer has, or knows to have left, are skipped. */
 struct journal_gone {
     struct journal_op op;
     const uint64_t *file_ids;
     size_t n;
-    const char *reason;  /* for those that become vanished */
-    uint64_t vanished;   /* out: how many were not yet delivered */
+    const char *reason; /* for those that become vanished */
+    uint64_t vanished;  /* out: how many were not yet delivered */
 };
 void journal_gone(struct journal *j, struct journal_gone *g);
 
-/* Forgets files that left before `before_ms`, and bindings no row needs any more; at most `limit` files a call. */
+/* Forgets files that left before `before_ms`, and bindings no row needs any more; at most `limit`
+ * files a call. */
 struct journal_prune {
     struct journal_op op;
     int64_t before_ms;
@@ -269,9 +298,10 @@ void journal_prune(struct journal *j, struct journal_prune *p);
 
 enum journal_act { JOURNAL_RETRY, JOURNAL_HOLD, JOURNAL_RELEASE };
 
-/* retry: failed, waiting (and, with send_anyway, conflict) deliveries become queued, and rejected files found again (their
- * rows are removed so that the next scan takes them in); hold: queued, waiting, failed become held; release: held
- * deliveries become queued. Filters that are NULL or 0 match all. */
+/* retry: failed, waiting (and, with send_anyway, conflict) deliveries become queued, and rejected
+ * files found again (their rows are removed so that the next scan takes them in); hold: queued,
+ * waiting, failed become held; release: held deliveries become queued. Filters that are NULL or 0
+ * match all. */
 struct journal_act_on {
     struct journal_op op;
     enum journal_act act;
@@ -282,27 +312,39 @@ struct journal_act_on {
 };
 void journal_act_on(struct journal *j, struct journal_act_on *a);
 
-/* Counts by state, and what waits: for status and progress. Cheap (kept up to date by triggers or indexes). */
+/* Counts by state, and what waits: for status and progress. Cheap (kept up to date by triggers or
+ * indexes). */
 struct journal_counts {
     struct journal_op op;
     uint64_t files[FILE_STATE_MAX], file_bytes[FILE_STATE_MAX];
     uint64_t deliveries[DELIVERY_STATE_MAX], delivery_bytes[DELIVERY_STATE_MAX];
-    int64_t oldest_open_ms; /* when the oldest delivery that is not at an end was journalled; INT64_MAX: none */
+    int64_t oldest_open_ms; /* when the oldest file with a queued, sending, waiting or held delivery
+                               was taken in; INT64_MAX: none */
 };
 void journal_counts(struct journal *j, struct journal_counts *c);
 
-/* Files with their deliveries as JSON objects for people, newest first: by study or SOP Instance UID, path, or states. */
+/* Files with their deliveries as JSON objects for people, newest first: by study or SOP Instance
+ * UID, path, or states. */
 struct journal_list {
     struct journal_op op;
     const char *study, *sop_instance, *path, *destination;
     int file_state, delivery_state; /* -1: any */
-    bool problems;                  /* only rejected, held, vanished files and failed, conflict, held, waiting deliveries */
+    bool problems; /* only rejected, held, vanished files and failed, conflict, held, waiting
+                      deliveries */
     size_t limit, offset;
-    char *json;                     /* out: a JSON array, malloc'ed, the caller's */
+    char *json; /* out: a JSON array, malloc'ed, the caller's */
 };
 void journal_list(struct journal *j, struct journal_list *l);
 
-/* A copy of the database now, in addition to the periodic one. */
+/* Since the journal was restored the drop folders were read again, once and wholly: what is taken
+ * in from now on is not uncertain any more. */
+struct journal_rebuilt {
+    struct journal_op op;
+};
+void journal_rebuilt(struct journal *j, struct journal_rebuilt *r);
+
+/* A copy of the database now, in addition to the periodic one; checked before it takes the place of
+ * the last. It runs in the background: its callback alone may come after those of later calls. */
 struct journal_backup {
     struct journal_op op;
 };

@@ -1,4 +1,5 @@
-/* The states of files and deliveries and the one table of legal moves (architecture, "The way of a file"). Pure. */
+/* The states of files and deliveries and the one table of legal moves (architecture, "The way of a
+ * file"). Pure. */
 #ifndef JOURNAL_STATES_H
 #define JOURNAL_STATES_H
 
@@ -25,7 +26,7 @@ enum delivery_state {
     DELIVERY_HELD,
     DELIVERY_DUPLICATE,
     DELIVERY_CONFLICT,
-    DELIVERY_ENDED,   /* its file vanished or was rewritten before it was delivered */
+    DELIVERY_ENDED, /* its file vanished or was rewritten before it was delivered */
     DELIVERY_STATE_MAX,
 };
 

@@ -1,0 +1,218 @@
+/* What people ask for: retry, hold, release, counts. */
+#include "journal/journal_internal.h"
+
+#include "base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK 1000
+
+/* Deliveries in state ?1, of files that stand, that the filters match, after (?6, ?7); each text
+ * has its index to go by. */
+#define CHOOSE "SELECT d.file_id, d.id FROM delivery d JOIN file f ON f.id = d.file_id WHERE "
+#define CHOSEN                                                                                     \
+    " AND f.past = 0 AND (?2 = 0 OR d.id = ?2) AND (?3 = 0 OR d.file_id = ?3)"                     \
+    " AND (?4 IS NULL OR d.destination = ?4) AND (?5 IS NULL OR f.study_instance_uid = ?5)"        \
+    " AND (d.file_id, d.id) > (?6, ?7) ORDER BY d.file_id, d.id LIMIT ?8"
+
+struct chosen {
+    uint64_t file_id, id;
+};
+
+static int choose(struct journal *j, const struct journal_act_on *a, enum delivery_state from,
+                  struct chosen after, struct chosen *chosen, size_t *ret_n, struct err *e)
+{
+    const struct journal_value values[] = {
+        journal_int(from),           journal_id(a->delivery_id),
+        journal_id(a->file_id),      journal_text(a->destination),
+        journal_text(a->study),      journal_id(after.file_id),
+        journal_id(after.id),        journal_int(CHUNK),
+        {.type = JOURNAL_VALUE_END},
+    };
+    sqlite3_stmt *stmt;
+    int more;
+
+    *ret_n = 0;
+    if (a->delivery_id != 0)
+        more =
+            journal_db_query(&j->db, e, &stmt, CHOOSE "d.id = ?2 AND +d.state = ?1" CHOSEN, values);
+    else if (a->file_id != 0)
+        more = journal_db_query(&j->db, e, &stmt, CHOOSE "d.file_id = ?3 AND +d.state = ?1" CHOSEN,
+                                values);
+    else if (a->study != NULL)
+        more = journal_db_query(
+            &j->db, e, &stmt, CHOOSE "f.study_instance_uid = ?5 AND +d.state = ?1" CHOSEN, values);
+    else
+        more = journal_db_query(&j->db, e, &stmt, CHOOSE "d.state = ?1" CHOSEN, values);
+    for (; more == 1; more = journal_db_next(&j->db, e, stmt))
+        chosen[(*ret_n)++] =
+            (struct chosen){journal_column_id(stmt, 0), journal_column_id(stmt, 1)};
+    return more;
+}
+
+static int act_delivery(struct journal *j, const struct journal_act_on *a, uint64_t id,
+                        struct err *e)
+{
+    int64_t now = clock_realtime_ms();
+
+    if (a->act == JOURNAL_HOLD)
+        return journal_run(&j->db, e,
+                           "UPDATE delivery SET state = 5, next_ms = NULL, blocked = 0, changed_ms "
+                           "= ? WHERE id = ?",
+                           journal_int(now), journal_id(id));
+    if (a->act == JOURNAL_RELEASE)
+        return journal_run(&j->db, e, "UPDATE delivery SET state = 0, changed_ms = ? WHERE id = ?",
+                           journal_int(now), journal_id(id));
+    return journal_run(&j->db, e,
+                       "UPDATE delivery SET state = 0, next_ms = NULL, attempts = 0, send_anyway = "
+                       "send_anyway OR ?,"
+                       " changed_ms = ? WHERE id = ?",
+                       journal_int(a->send_anyway), journal_int(now), journal_id(id));
+}
+
+static int act_deliveries(struct journal *j, struct journal_act_on *a, enum delivery_state from,
+                          struct err *e)
+{
+    struct chosen *chosen = calloc(CHUNK, sizeof(*chosen));
+    struct chosen after = {0, 0};
+    size_t n;
+    int rc;
+
+    if (chosen == NULL)
+        return err_set(e, ERR_NOMEM, "journal: out of memory");
+    do {
+        rc = choose(j, a, from, after, chosen, &n, e);
+        for (size_t i = 0; i < n && rc == 0; i++) {
+            rc = act_delivery(j, a, chosen[i].id, e);
+            a->changed++;
+            after = chosen[i];
+        }
+    } while (rc == 0 && n == CHUNK);
+    free(chosen);
+    return rc;
+}
+
+/* One rejected file that stands is forgotten, so that the next scan finds it anew. One that has
+ * deliveries (it was taken in before) stays as history. 1: there was one. */
+static int forget_rejected(struct journal *j, const struct journal_act_on *a, uint64_t *after,
+                           struct err *e)
+{
+    sqlite3_stmt *stmt;
+    bool oom = false, used;
+    uint64_t id;
+    char *study, *series;
+    int rc = journal_query(&j->db, e, &stmt,
+                           "SELECT id, study_instance_uid, series_instance_uid,"
+                           " EXISTS (SELECT 1 FROM delivery WHERE file_id = file.id) FROM file"
+                           " WHERE state = 4 AND past = 0 AND id > ?3 AND (?1 = 0 OR id = ?1)"
+                           " AND (?2 IS NULL OR study_instance_uid = ?2) ORDER BY id LIMIT 1",
+                           journal_id(a->file_id), journal_text(a->study), journal_id(*after));
+
+    if (rc != 1)
+        return rc;
+    id = *after = journal_column_id(stmt, 0);
+    study = journal_column_dup(stmt, 1, &oom);
+    series = journal_column_dup(stmt, 2, &oom);
+    used = sqlite3_column_int(stmt, 3) != 0;
+    journal_db_done(stmt);
+    rc = oom ? err_set(e, ERR_NOMEM, "journal: out of memory") : 0;
+    if (rc == 0 && used)
+        rc = journal_run(&j->db, e, "UPDATE file SET gone_ms = ?, past = id WHERE id = ?",
+                         journal_int(clock_realtime_ms()), journal_id(id));
+    else if (rc == 0)
+        rc = journal_run(&j->db, e, "DELETE FROM file WHERE id = ?", journal_id(id));
+    if (rc == 0)
+        rc = journal_drop_bindings(j, study, series, e);
+    free(study);
+    free(series);
+    return rc == 0 ? 1 : rc;
+}
+
+int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
+{
+    struct journal_act_on *a = (struct journal_act_on *)op;
+    uint64_t after = 0;
+    int rc = 0;
+
+    a->changed = 0;
+    switch (a->act) {
+    case JOURNAL_RETRY:
+        rc = act_deliveries(j, a, DELIVERY_FAILED, e);
+        if (rc == 0)
+            rc = act_deliveries(j, a, DELIVERY_WAITING, e);
+        if (rc == 0 && a->send_anyway)
+            rc = act_deliveries(j, a, DELIVERY_CONFLICT, e);
+        if (rc == 0 && a->delivery_id == 0 && a->destination == NULL)
+            while ((rc = forget_rejected(j, a, &after, e)) == 1)
+                a->changed++;
+        break;
+    case JOURNAL_HOLD:
+        rc = act_deliveries(j, a, DELIVERY_QUEUED, e);
+        if (rc == 0)
+            rc = act_deliveries(j, a, DELIVERY_WAITING, e);
+        if (rc == 0)
+            rc = act_deliveries(j, a, DELIVERY_FAILED, e);
+        /* Those that held others back may be among them: all may stand in the queue again, a claim
+         * sorts them out. */
+        if (rc == 0 && a->changed > 0)
+            rc = journal_run(&j->db, e, "UPDATE delivery SET blocked = 0 WHERE blocked = 1");
+        break;
+    case JOURNAL_RELEASE:
+        rc = act_deliveries(j, a, DELIVERY_HELD, e);
+        break;
+    default:
+        rc = err_set(e, ERR_INVALID, "journal: there is no such act");
+    }
+    return rc;
+}
+
+static int oldest_open(struct journal *j, enum delivery_state state, int64_t *oldest, struct err *e)
+{
+    sqlite3_stmt *stmt;
+    int rc =
+        journal_query(&j->db, e, &stmt,
+                      "SELECT created_ms FROM file WHERE id ="
+                      " (SELECT file_id FROM delivery WHERE state = ? ORDER BY file_id LIMIT 1)",
+                      journal_int(state));
+
+    if (rc == 1) {
+        int64_t ms = sqlite3_column_int64(stmt, 0);
+
+        *oldest = ms < *oldest ? ms : *oldest;
+        journal_db_done(stmt);
+        rc = 0;
+    }
+    return rc;
+}
+
+int journal_run_counts(struct journal *j, struct journal_op *op, struct err *e)
+{
+    static const enum delivery_state open[] = {DELIVERY_QUEUED, DELIVERY_SENDING, DELIVERY_WAITING,
+                                               DELIVERY_HELD};
+    struct journal_counts *c = (struct journal_counts *)op;
+    sqlite3_stmt *stmt;
+    int more = journal_query(&j->db, e, &stmt, "SELECT id, n, bytes FROM count");
+
+    for (; more == 1; more = journal_db_next(&j->db, e, stmt)) {
+        uint64_t id = journal_column_id(stmt, 0);
+
+        if (id < FILE_STATE_MAX) {
+            c->files[id] = journal_column_id(stmt, 1);
+            c->file_bytes[id] = journal_column_id(stmt, 2);
+        } else if (id >= 16 && id - 16 < DELIVERY_STATE_MAX) {
+            c->deliveries[id - 16] = journal_column_id(stmt, 1);
+            c->delivery_bytes[id - 16] = journal_column_id(stmt, 2);
+        }
+    }
+    c->oldest_open_ms = INT64_MAX;
+    for (size_t i = 0; i < sizeof(open) / sizeof(open[0]) && more == 0; i++)
+        more = oldest_open(j, open[i], &c->oldest_open_ms, e);
+    return more;
+}
+
+int journal_run_rebuilt(struct journal *j, struct journal_op *op, struct err *e)
+{
+    (void)op;
+    return journal_meta_set(&j->db, "rebuilding", 0, e);
+}

@@ -1,0 +1,202 @@
+/* The schema and its history. A step, once released, never changes: later versions are new steps.
+ *
+ * `past` is 0 while a file stands at its path and its id afterwards, so that (path, past) is
+ * unique: one row that stands per path. `blocked` deliveries wait behind another one of their SOP
+ * Instance UID (journal_send.c). `count` is kept by triggers: row 0 + state for files, 16 + state
+ * for deliveries. */
+#include "journal/journal_internal.h"
+
+#include <stdio.h>
+
+static const char version_1[] =
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
+
+    "CREATE TABLE file ("
+    "  id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    "  watch BLOB NOT NULL,"
+    "  path BLOB NOT NULL,"
+    "  size INTEGER NOT NULL,"
+    "  mtime_ns INTEGER NOT NULL,"
+    "  state INTEGER NOT NULL,"
+    "  reason TEXT,"
+    "  sop_class_uid TEXT,"
+    "  sop_instance_uid TEXT,"
+    "  study_instance_uid TEXT,"
+    "  series_instance_uid TEXT,"
+    "  transfer_syntax_uid TEXT,"
+    "  sha256 BLOB,"
+    "  created_ms INTEGER NOT NULL,"
+    "  changed_ms INTEGER NOT NULL,"
+    "  disposed_ms INTEGER,"
+    "  target BLOB,"
+    "  note TEXT,"
+    "  gone_ms INTEGER,"
+    "  past INTEGER NOT NULL DEFAULT 0"
+    ");"
+    "CREATE UNIQUE INDEX file_path ON file (path, past);"
+    "CREATE INDEX file_study ON file (study_instance_uid) WHERE study_instance_uid IS NOT NULL;"
+    "CREATE INDEX file_sop_instance ON file (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;"
+    "CREATE INDEX file_state ON file (state);"
+    "CREATE INDEX file_gone ON file (gone_ms);"
+    "CREATE INDEX file_undisposed ON file (state)"
+    "  WHERE disposed_ms IS NULL AND past = 0 AND state IN (2, 4);"
+
+    "CREATE TABLE delivery ("
+    "  id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    "  file_id INTEGER NOT NULL REFERENCES file (id) DEFERRABLE INITIALLY DEFERRED,"
+    "  destination TEXT NOT NULL,"
+    "  route TEXT NOT NULL,"
+    "  folder TEXT NOT NULL,"
+    "  priority INTEGER NOT NULL,"
+    "  sop_instance_uid TEXT NOT NULL,"
+    "  size INTEGER NOT NULL,"
+    "  state INTEGER NOT NULL,"
+    "  blocked INTEGER NOT NULL DEFAULT 0,"
+    "  attempts INTEGER NOT NULL DEFAULT 0,"
+    "  next_ms INTEGER,"
+    "  uncertain INTEGER NOT NULL,"
+    "  send_anyway INTEGER NOT NULL DEFAULT 0,"
+    "  reason TEXT,"
+    "  sha256 BLOB,"
+    "  remote_id TEXT,"
+    "  bytes INTEGER,"
+    "  created_ms INTEGER NOT NULL,"
+    "  changed_ms INTEGER NOT NULL"
+    ");"
+    "CREATE INDEX delivery_file ON delivery (file_id);"
+    "CREATE INDEX delivery_state ON delivery (state, file_id);"
+    "CREATE INDEX delivery_queue ON delivery (destination, priority DESC, id) WHERE state = 0 AND "
+    "blocked = 0;"
+    "CREATE INDEX delivery_waiting ON delivery (destination, next_ms) WHERE state = 2;"
+    "CREATE UNIQUE INDEX delivery_sending ON delivery (destination, sop_instance_uid) WHERE state "
+    "= 1;"
+    "CREATE INDEX delivery_blocked ON delivery (destination, sop_instance_uid, priority DESC, id) "
+    "WHERE blocked = 1;"
+    "CREATE INDEX delivery_there ON delivery (destination, sop_instance_uid, changed_ms) WHERE "
+    "state IN (3, 6);"
+
+    "CREATE TABLE binding (key TEXT PRIMARY KEY, routes TEXT NOT NULL) WITHOUT ROWID;"
+
+    "CREATE TABLE count (id INTEGER PRIMARY KEY, n INTEGER NOT NULL, bytes INTEGER NOT NULL);"
+    "WITH RECURSIVE i (id) AS (VALUES (0) UNION ALL SELECT id + 1 FROM i WHERE id < 31)"
+    "  INSERT INTO count SELECT id, 0, 0 FROM i;"
+    "CREATE TRIGGER file_count_insert AFTER INSERT ON file BEGIN"
+    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = new.state;"
+    "END;"
+    "CREATE TRIGGER file_count_delete AFTER DELETE ON file BEGIN"
+    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = old.state;"
+    "END;"
+    "CREATE TRIGGER file_count_update AFTER UPDATE OF state, size ON file"
+    "  WHEN old.state <> new.state OR old.size <> new.size BEGIN"
+    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = old.state;"
+    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = new.state;"
+    "END;"
+    "CREATE TRIGGER delivery_count_insert AFTER INSERT ON delivery BEGIN"
+    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = 16 + new.state;"
+    "END;"
+    "CREATE TRIGGER delivery_count_delete AFTER DELETE ON delivery BEGIN"
+    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = 16 + old.state;"
+    "END;"
+    "CREATE TRIGGER delivery_count_update AFTER UPDATE OF state ON delivery WHEN old.state <> "
+    "new.state BEGIN"
+    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = 16 + old.state;"
+    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = 16 + new.state;"
+    "END;";
+
+static const char *const steps[] = {version_1};
+
+_Static_assert(FILE_STATE_MAX <= 16 && DELIVERY_STATE_MAX <= 16, "rows of the table count");
+
+static int version_get(struct journal_db *db, int64_t *ret, struct err *e)
+{
+    sqlite3_stmt *stmt;
+    int rc = journal_query(db, e, &stmt, "PRAGMA user_version");
+
+    if (rc < 0)
+        return rc;
+    *ret = sqlite3_column_int64(stmt, 0);
+    journal_db_done(stmt);
+    return 0;
+}
+
+static int step_run(struct journal_db *db, const char *step, size_t version, struct err *e)
+{
+    char set[64];
+    int rc = journal_db_exec(db, "BEGIN IMMEDIATE", e);
+
+    if (rc != 0)
+        return rc;
+    snprintf(set, sizeof(set), "PRAGMA user_version = %zu", version);
+    rc = journal_db_exec(db, step, e);
+    if (rc == 0)
+        rc = journal_db_exec(db, set, e);
+    if (rc == 0)
+        rc = journal_db_exec(db, "COMMIT", e);
+    if (rc != 0)
+        journal_db_exec(db, "ROLLBACK", NULL);
+    return rc;
+}
+
+int journal_schema_migrate(struct journal_db *db, const char *const *list, size_t n, struct err *e)
+{
+    int64_t version;
+    int rc = version_get(db, &version, e);
+
+    if (rc != 0)
+        return rc;
+    if (version < 0 || version > (int64_t)n)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "journal: it was written by a newer version (schema %lld, this program knows %zu): "
+            "install that version again, or move the state folder away",
+            (long long)version, n);
+    for (size_t i = (size_t)version; i < n && rc == 0; i++) {
+        rc = step_run(db, list[i], i + 1, e);
+        if (rc != 0)
+            err_wrap(e, "journal: update of the schema to version %zu", i + 1);
+    }
+    return rc;
+}
+
+int journal_schema_update(struct journal_db *db, struct err *e)
+{
+    return journal_schema_migrate(db, steps, sizeof(steps) / sizeof(steps[0]), e);
+}
+
+static void file_may(sqlite3_context *context, int n, sqlite3_value **v)
+{
+    (void)n;
+    sqlite3_result_int(context, file_state_may((enum file_state)sqlite3_value_int(v[0]),
+                                               (enum file_state)sqlite3_value_int(v[1])));
+}
+
+static void delivery_may(sqlite3_context *context, int n, sqlite3_value **v)
+{
+    (void)n;
+    sqlite3_result_int(context, delivery_state_may((enum delivery_state)sqlite3_value_int(v[0]),
+                                                   (enum delivery_state)sqlite3_value_int(v[1])));
+}
+
+/* TEMP triggers: the database itself stays free of functions that only this program has. */
+int journal_schema_guard(struct journal_db *db, struct err *e)
+{
+    static const char triggers[] =
+        "CREATE TEMP TRIGGER file_move BEFORE UPDATE OF state ON main.file"
+        "  WHEN old.state <> new.state AND NOT file_may(old.state, new.state) BEGIN"
+        "  SELECT RAISE(FAIL, 'illegal change of a file''s state');"
+        "END;"
+        "CREATE TEMP TRIGGER delivery_move BEFORE UPDATE OF state ON main.delivery"
+        "  WHEN old.state <> new.state AND NOT delivery_may(old.state, new.state) BEGIN"
+        "  SELECT RAISE(FAIL, 'illegal change of a delivery''s state');"
+        "END;";
+    const int flags = SQLITE_UTF8 | SQLITE_DETERMINISTIC;
+    int rc = sqlite3_create_function_v2(db->sqlite, "file_may", 2, flags, NULL, file_may, NULL,
+                                        NULL, NULL);
+
+    if (rc == SQLITE_OK)
+        rc = sqlite3_create_function_v2(db->sqlite, "delivery_may", 2, flags, NULL, delivery_may,
+                                        NULL, NULL, NULL);
+    if (rc != SQLITE_OK)
+        return journal_db_error(db, rc, e);
+    return journal_db_exec(db, triggers, e);
+}
