@@ -1,8 +1,9 @@
-/* A destination: something that can receive a file. One table of operations per type (postdicom; others follow), one
- * front for all: breaker, rate limit, duplicate check. Loop thread only.
+/* A destination: something that can receive a file. One table of operations per type (postdicom;
+ * others follow), one front for all: breaker, rate limit, duplicate check. Loop thread only.
  *
- * The front (dest.c) opens the source, checks it against what was journalled, finds out duplicates and conflicts, hands
- * the delivery to the type, checks the source again after the last byte was acknowledged, and reports one result. */
+ * The front (dest.c) opens the source, checks it against what was journalled, finds out duplicates
+ * and conflicts, hands the delivery to the type, checks the source again after the last byte was
+ * acknowledged, and reports one result. */
 #ifndef DEST_DEST_H
 #define DEST_DEST_H
 
@@ -21,23 +22,25 @@ struct dest;
 
 enum dest_verdict {
     DEST_DELIVERED, /* it is there, whole, in its folder */
-    DEST_DUPLICATE, /* the destination has an instance with this UID and these bytes (from us), in its folder */
+    DEST_DUPLICATE, /* the destination has an instance with this UID and these bytes (from us), in
+                       its folder */
     DEST_CONFLICT,  /* the destination has other bytes under this UID (from us) */
     DEST_RETRY,     /* transient: later */
     DEST_FAILED,    /* permanent: not this delivery */
     DEST_VANISHED,  /* the source is gone */
     DEST_CHANGED,   /* the source is another one now: take it in again */
-    DEST_ABANDONED, /* not begun or safely given up (dest_cancel, destination stopped): queue it again as it was */
+    DEST_ABANDONED, /* not begun or safely given up (dest_cancel, destination stopped): queue it
+                       again as it was */
 };
 
 struct dest_result {
     enum dest_verdict verdict;
-    struct err err;           /* for RETRY, FAILED, CONFLICT…: one sentence without patient data */
-    bool uncertain;           /* bytes were sent whose receipt is not known: ask before the next try */
-    uint64_t retry_after_ms;  /* what the server asked for; 0: nothing */
-    uint64_t bytes;           /* file bytes sent */
+    struct err err; /* for RETRY, FAILED, CONFLICT…: one sentence without patient data */
+    bool uncertain; /* bytes were sent whose receipt is not known: ask before the next try */
+    uint64_t retry_after_ms;            /* what the server asked for; 0: nothing */
+    uint64_t bytes;                     /* file bytes sent */
     uint8_t sha256[SOURCE_SHA256_SIZE]; /* of what was sent (DELIVERED, DUPLICATE) */
-    char remote_id[64];       /* the destination's own id (PatientOrderUuid), "" if unknown */
+    char remote_id[64]; /* the destination's own id (PatientOrderUuid), "" if unknown */
 };
 
 /* One delivery. Owned by the caller until cb; every pointer must live until then. */
@@ -47,11 +50,13 @@ struct dest_delivery {
     uint64_t mount; /* for job caps */
     uint64_t size;
     int64_t mtime_ns;
-    const char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid, *transfer_syntax_uid;
-    const char *folder;      /* "A/B/C", "" for none */
-    bool uncertain;          /* an earlier try may have arrived */
-    bool send_anyway;        /* an operator said so: skip the duplicate/conflict check */
-    /* The newest other delivery of this SOP Instance UID to this destination that is there, if any. */
+    const char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid,
+        *transfer_syntax_uid;
+    const char *folder; /* "A/B/C", "" for none */
+    bool uncertain;     /* an earlier try may have arrived */
+    bool send_anyway;   /* an operator said so: skip the duplicate/conflict check */
+    /* The newest other delivery of this SOP Instance UID to this destination that is there, if any.
+     */
     bool has_sibling;
     uint8_t sibling_sha256[SOURCE_SHA256_SIZE];
     const char *sibling_folder;
@@ -62,14 +67,19 @@ struct dest_delivery {
     void *state;
 };
 
-enum dest_health { DEST_HEALTHY, DEST_CONNECTING, DEST_BROKEN /* breaker open, probing */, DEST_AUTH_FAILED };
+enum dest_health {
+    DEST_HEALTHY,
+    DEST_CONNECTING,
+    DEST_BROKEN /* breaker open, probing */,
+    DEST_AUTH_FAILED
+};
 
 struct dest_status {
     enum dest_health health;
     struct err last_error;
     uint64_t next_probe_ms; /* milliseconds from now; 0: none planned */
     unsigned in_flight;
-    uint64_t bytes_sent;    /* since the destination was opened */
+    uint64_t bytes_sent; /* since the destination was opened */
 };
 
 struct dest_env {
@@ -82,20 +92,23 @@ struct dest_env {
 };
 
 /* `config` must live until dest_close's callback. Connects lazily. */
-int dest_open(struct dest **ret, const struct dest_env *env, const struct config_destination *config, struct err *e);
+int dest_open(struct dest **ret, const struct dest_env *env,
+              const struct config_destination *config, struct err *e);
 const char *dest_name(const struct dest *d);
-/* How many more deliveries it takes now; 0 while the breaker is open (but 1 when it is time for the probe). */
+/* How many more deliveries it takes now; 0 while the breaker is open (but 1 when it is time for the
+ * probe). */
 unsigned dest_capacity(const struct dest *d);
 void dest_send(struct dest *d, struct dest_delivery *delivery);
 void dest_get_status(const struct dest *d, struct dest_status *ret);
 /* Probe now (the operator said retry; the secrets changed). */
 void dest_poke(struct dest *d);
-/* No new deliveries; those not yet begun come back ABANDONED at once, those begun may finish; after deadline_ms the rest
- * is abandoned (uncertain where bytes were sent). Frees before cb. */
+/* No new deliveries; those not yet begun come back ABANDONED at once, those begun may finish; after
+ * deadline_ms the rest is abandoned (uncertain where bytes were sent). Frees before cb. */
 void dest_close(struct dest *d, uint64_t deadline_ms, void (*cb)(void *ctx), void *ctx);
 
-/* For `dcmferry doctor`: connects, opens a session and reports each step as a line of JSON-free text through `line`,
- * then done(status). Touches nothing on the destination. */
-void dest_doctor(struct dest *d, void (*line)(const char *text, void *ctx), void (*done)(int status, void *ctx), void *ctx);
+/* For `dcmferry doctor`: connects, opens a session and reports each step as a line of JSON-free
+ * text through `line`, then done(status). Touches nothing on the destination. */
+void dest_doctor(struct dest *d, void (*line)(const char *text, void *ctx),
+                 void (*done)(int status, void *ctx), void *ctx);
 
 #endif
