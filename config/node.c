@@ -506,6 +506,10 @@ struct node *node_parse(const char *text, size_t size, struct fault_list *faults
     }
     explicit_bzero(p.text, p.size);
     free(p.text);
+    if (root != NULL && node_is_null(root)) { /* a document without content */
+        node_free(root);
+        root = NULL;
+    }
     if (root == NULL && !p.failed && !faults->nomem)
         fault_add(faults, (struct config_mark){1, 1}, "",
                   "the file is empty; it needs state, watch, destinations and routes");
