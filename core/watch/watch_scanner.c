@@ -498,6 +498,7 @@ static void run(struct watch_scanner *s)
 void *watch_scanner_main(void *arg)
 {
     struct watch_scanner *s = arg;
+    pthread_setname_np(pthread_self(), "watch");
     if (check(s))
         run(s);
     pthread_mutex_lock(&s->ch.lock);

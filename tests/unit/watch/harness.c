@@ -96,10 +96,15 @@ static void on_closed(void *ctx)
     r->w = NULL;
 }
 
+void rig_close_within(struct rig *r, uint64_t deadline_ms)
+{
+    watch_close(r->w, deadline_ms, on_closed, r);
+    assert_false(r->closed);
+}
+
 void rig_close(struct rig *r)
 {
-    watch_close(r->w, 30000, on_closed, r);
-    assert_false(r->closed);
+    rig_close_within(r, 30000);
 }
 
 void rig_forget(struct rig *r)

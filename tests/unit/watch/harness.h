@@ -43,8 +43,9 @@ struct rig {
  * no rescan. */
 void rig_init(struct rig *r);
 void rig_open(struct rig *r);
-/* Closes the watch, checks that nothing is left on the loop, removes the folder. */
 void rig_close(struct rig *r);
+void rig_close_within(struct rig *r, uint64_t deadline_ms);
+/* Closes the watch, checks that nothing is left on the loop, removes the folder. */
 void rig_end(struct rig *r);
 
 /* Runs the loop until `done` says so; fails after `seconds`. */
