@@ -82,6 +82,7 @@ static size_t on_header(char *data, size_t size, size_t n, void *ctx)
     (void)data;
     struct http_request *r = ctx;
     touch(r);
+    r->transfer.answered = true;
     r->header_bytes += size * n;
     if (r->header_bytes > MAX_HEADER_BYTES) {
         r->too_large = true;

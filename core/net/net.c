@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/un.h>
 
 #define DEFAULT_CONNECT_TIMEOUT_MS 30000
@@ -106,6 +107,7 @@ void net_close(struct net *n, void (*cb)(void *ctx), void *ctx)
 int net_transfer_init(struct net_transfer *t, struct net *n, const char *url, struct err *e)
 {
     t->net = n;
+    t->tls = !strncasecmp(url, "https:", 6);
     t->easy = curl_easy_init();
     if (!t->easy)
         return err_set(e, ERR_NOMEM, "no memory for a network connection");
@@ -235,6 +237,16 @@ int net_transfer_error(struct net_transfer *t, CURLcode result, const char *what
     default: /* send and receive errors, empty replies, cut bodies */
         if (is_certificate_alert(m))
             return tls_error(n, m, what, e);
-        return err_set(e, ERR_CLOSED, "%s: %s", what, m);
+        return net_transfer_lost(t, m, what, e);
     }
+}
+
+/* Many servers close without an alert when they miss a client certificate. */
+int net_transfer_lost(const struct net_transfer *t, const char *message, const char *what,
+                      struct err *e)
+{
+    return err_set(e, ERR_CLOSED, "%s: %s%s", what, message,
+                   t->tls && !t->answered && !t->net->client_cert
+                       ? " (if it wants a client certificate, set client_cert)"
+                       : "");
 }

@@ -28,6 +28,8 @@ struct net_transfer {
     struct net *net;
     CURL *easy;
     char message[CURL_ERROR_SIZE];
+    bool tls;      /* an https URL */
+    bool answered; /* set by the owner at the first byte from the server */
     /* curl is through with it: called from the loop, outside of curl's own callbacks. */
     void (*done)(struct net_transfer *t, CURLcode result);
 };
@@ -50,5 +52,9 @@ int net_transfer_init(struct net_transfer *t, struct net *n, const char *url, st
 /* Fills *e with the ERR_ code and the sentence for a failed transfer; `what` (a redacted URL) comes
  * first. */
 int net_transfer_error(struct net_transfer *t, CURLcode result, const char *what, struct err *e);
+
+/* The same where the server closed the connection: ERR_CLOSED. `message` says how it showed. */
+int net_transfer_lost(const struct net_transfer *t, const char *message, const char *what,
+                      struct err *e);
 
 #endif

@@ -298,7 +298,7 @@ static bool read_some(struct ws *w)
             return true;
         if (!rc && n == 0) {
             struct err e;
-            err_set(&e, ERR_CLOSED, "%s: the server closed the connection", w->shown_url);
+            net_transfer_lost(&w->transfer, "the server closed the connection", w->shown_url, &e);
             fail(w, 0, &e);
             return false;
         }
@@ -307,6 +307,7 @@ static bool read_some(struct ws *w)
             return false;
         }
         w->in_end += n;
+        w->transfer.answered = true;
         w->received_ms = now_ms(w);
         w->ping_ms = 0;
         w->suspect = false;

@@ -203,6 +203,14 @@ async def on_bare_websocket(what, head, reader, writer):
                 pass
         elif what == "deaf":  # reads nothing
             await forever()
+        elif what == "slow":  # takes a message over some seconds and answers nothing before its end
+            head = await reader.readexactly(14)
+            left = struct.unpack(">Q", head[2:10])[0]
+            while left:
+                left -= len(await reader.read(min(left, 32768)))
+                await asyncio.sleep(0.05)
+            writer.write(frame(2, b"took it all"))
+            await forever()
         elif what == "pongs":  # answers pings alone; tells of the third
             for i in range(3):
                 first, mask, data = await read_frame(reader)
@@ -249,6 +257,9 @@ async def on_http(target, method, head, reader, writer):
         while True:
             writer.write(b"X-Filler: yes\r\n" * 1000)
             await writer.drain()
+    elif target == "/delay":
+        await asyncio.sleep(float(query))
+        writer.write(answer(200, b"hello"))
     elif target == "/silent":
         await forever()
     elif target == "/drip":
@@ -369,7 +380,7 @@ async def main():
     make_cert("server", "ca", "subjectAltName=DNS:localhost")
     make_cert("client", "ca", "extendedKeyUsage=clientAuth")
     make_cert("stranger", "other-ca", "extendedKeyUsage=clientAuth")
-    out = {}
+    out = {"closed": free_port()}
 
     async def listen_ws(name, **options):
         server = await websockets.serve(on_websocket, "127.0.0.1", 0, max_size=None, ping_interval=None, **options)
@@ -383,14 +394,18 @@ async def main():
     await listen_ws("wss", ssl=tls_context())
     out["wss_client"] = start_tls(tls_context(client_ca=path("ca.pem")), out["ws"])
     await listen_bare("http")
+    narrow = socket.create_server(("127.0.0.1", 0))
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    await asyncio.start_server(on_bare, sock=narrow, limit=32768)
+    out["narrow"] = narrow.getsockname()[1]
     await listen_bare("https", ssl=tls_context())
     out["https_client"] = start_tls(tls_context(client_ca=path("ca.pem")), out["http"])
+    out["tls_closing"] = start_tls(tls_context(), out["closed"])
     banner = await asyncio.start_server(lambda r, w: w.write(b"220 not TLS\r\n"), "127.0.0.1", 0)
     out["banner"] = banner.sockets[0].getsockname()[1]
     await asyncio.start_unix_server(on_bare, path("http.sock"))
     out["proxy"] = start_proxy("open.conf", "")
     out["proxy_auth"] = start_proxy("auth.conf", "BasicAuth ferry s3cret\n")
-    out["closed"] = free_port()
     print(json.dumps(out), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -182,6 +183,13 @@ static void test_idle(void **state)
     end(&stall);
     end(&drip);
     end(&cut);
+    /* Time that our own loop was held up is not the server's silence. */
+    begin(&silent, n, http_url("/delay?0.5"), 1000);
+    run_for(200);
+    usleep(1500000);
+    wait_for(&silent.done);
+    assert_int_equal(silent.status, 0);
+    end(&silent);
     net_end(n);
 }
 
@@ -205,6 +213,8 @@ static void test_tls(void **state)
     check(url, &o, 0, "hello");
     check(text("https://127.0.0.1:%d/hello", servers_port("https")), &o, ERR_TLS, "127.0.0.1");
     check(text("https://localhost:%d/", servers_port("banner")), &o, ERR_TLS, "localhost");
+    check(text("https://localhost:%d/", servers_port("tls_closing")), &o, ERR_CLOSED,
+          "set client_cert");
     o.ca_file = servers_path("other-ca.pem");
     check(url, &o, ERR_TLS, "other-ca.pem");
     check(url, NULL, ERR_TLS, "system's CA");
