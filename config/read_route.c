@@ -245,6 +245,8 @@ static void read_to(struct reading *r, const struct node *node, const char *path
                (r->config->destinations[k].name == NULL ||
                 strcmp(r->config->destinations[k].name, names[i]) != 0))
             k++;
+        if (k == r->config->n_destinations && k == 0)
+            continue; /* what is wrong with the destinations was said there */
         if (k == r->config->n_destinations) {
             closest = text_closest(names[i], known, n_known);
             fault_add(r->faults, mark, path, "no destination is called %s%s%s%s",
