@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -787,6 +788,92 @@ static void pending_events_become_a_rescan(void **state)
     assert_true(rig_distinct(r) + watch_settling(r->w) >= (size_t)many + 1);
 }
 
+struct storm {
+    const struct rig *r;
+    unsigned seed;
+    int steps;
+};
+
+static unsigned dice(unsigned *seed, unsigned sides)
+{
+    *seed = *seed * 1103515245u + 12345u;
+    return (*seed >> 16) % sides;
+}
+
+/* A folder path of one to three parts out of four names. */
+static void any_folder(unsigned *seed, const struct rig *r, char out[256])
+{
+    size_t n = (size_t)snprintf(out, 256, "%s", r->root);
+    for (unsigned depth = 1 + dice(seed, 3); depth > 0; depth--)
+        n += (size_t)snprintf(out + n, 256 - n, "/%c", 'a' + (char)dice(seed, 4));
+}
+
+/* Makes, renames and removes folders; most of it fails, as it should. */
+static void *storm(void *arg)
+{
+    struct storm *t = arg;
+    char from[256], to[256];
+    for (int i = 0; i < t->steps; i++) {
+        any_folder(&t->seed, t->r, from);
+        any_folder(&t->seed, t->r, to);
+        switch (dice(&t->seed, 8)) {
+        case 0:
+            rmdir(from);
+            break;
+        case 1:
+        case 2:
+        case 3:
+            (void)rename(from, to);
+            break;
+        default:
+            mkdir(from, 0755);
+        }
+    }
+    return NULL;
+}
+
+static char found[256][256];
+static size_t n_found;
+
+static int find_folder(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)ftw;
+    if (type == FTW_D && n_found < 256)
+        snprintf(found[n_found++], sizeof found[0], "%s", path);
+    return 0;
+}
+
+static void folders_in_a_storm_are_all_watched(void **state)
+{
+    struct rig *r = *state;
+    r->o.settle_ms = 600000; /* only events bring files */
+    open_quiet(r);
+    for (unsigned round = 0; round < 25; round++) {
+        struct storm t = {.r = r, .seed = round * 7919 + 1, .steps = 2000};
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, storm, &t), 0);
+        rig_run_ms(r, 10);
+        pthread_join(thread, NULL);
+        RUN_UNTIL(r, watch_idle(r->w));
+        rig_forget(r);
+        n_found = 0;
+        nftw(r->root, find_folder, 16, FTW_PHYS);
+        for (size_t i = 0; i < n_found; i++) {
+            char rel[300];
+            snprintf(rel, sizeof rel, "%s/%u", found[i], round);
+            put(r, rel + strlen(r->root) + 1, "x");
+        }
+        RUN_UNTIL(r, rig_distinct(r) == n_found);
+        for (size_t i = 0; i < n_found; i++) {
+            char rel[300];
+            snprintf(rel, sizeof rel, "%s/%u", found[i], round);
+            assert_int_equal(rig_count(r, rel + strlen(r->root) + 1), 1);
+            assert_int_equal(unlink(rel), 0);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -826,6 +913,7 @@ int main(void)
         T(closes_from_a_callback),
         T(closes_at_once),
         T(pending_events_become_a_rescan),
+        T(folders_in_a_storm_are_all_watched),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
