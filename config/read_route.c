@@ -124,7 +124,10 @@ static bool read_tag(struct reading *r, const struct node *key, const char *path
         closest = strcasecmp(key->text, "path") == 0  ? "path"
                   : strcasecmp(key->text, "not") == 0 ? "not"
                                                       : dicom_dict_closest(key->text);
-        if (closest != NULL)
+        if (strlen(key->text) == 4 && strspn(key->text, "0123456789abcdefABCDEF") == 4)
+            fault_add(r->faults, key->mark, path,
+                      "no such attribute; within braces a tag needs quotes: '0008,0060'");
+        else if (closest != NULL)
             fault_add(r->faults, key->mark, path, "no such attribute; did you mean '%s'?", closest);
         else
             fault_add(r->faults, key->mark, path,

@@ -472,6 +472,10 @@ static void test_routes(void **state)
          {7, 13,
           "no such attribute; expected a keyword such as Modality, a tag as gggg,eeee, path or "
           "not"}},
+        {"routes:\n  - name: a\n    to: d\n    match: {'0008': CT}\n",
+         {7, 13,
+          "routes[0].match.0008: no such attribute; within braces a tag needs quotes: "
+          "'0008,0060'"}},
         {"routes:\n  - name: a\n    to: d\n    match: {Path: CT}\n",
          {7, 13, "routes[0].match.Path: no such attribute; did you mean 'path'?"}},
         {"routes:\n  - name: a\n    to: d\n    match: {PixelData: x}\n",
