@@ -343,7 +343,7 @@ static int make_copy(int from, const struct stat *st, const char *temporary, str
     /* The owner is kept where we may set it; only root may. */
     if (r == 0 && fchown(fd, st->st_uid, st->st_gid) != 0 && errno != EPERM && errno != EINVAL)
         r = err_set_errno(e, errno, "cannot keep the owner of the file to move");
-    if (r == 0 && (fchmod(fd, st->st_mode & 07777) != 0 || futimens(fd, times) != 0))
+    if (r == 0 && (fchmod(fd, st->st_mode & 0777) != 0 || futimens(fd, times) != 0))
         r = err_set_errno(e, errno, "cannot keep mode and times of the file to move");
     if (r == 0 && fsync(fd) != 0)
         r = err_set_errno(e, errno, "cannot write the copy of the file to move");

@@ -39,7 +39,9 @@ int fsutil_rename_replace(const char *from, const char *to, struct err *e);
 
 /* Moves a regular file to `to`, across file systems by copy to a temporary name, fsync, rename, and
  * only then unlink of the source. Missing parent folders of `to` are made. Never overwrites:
- * ERR_EXISTS. Keeps mode and times. */
+ * ERR_EXISTS. Keeps times and mode (without set-id bits), and the owner where that is allowed.
+ * Across file systems a copy with the source's size, time and bytes that stands at `to` is taken
+ * for that of an earlier move which a crash interrupted, and the move is completed. */
 int fsutil_move(const char *from, const char *to, struct err *e);
 
 /* Durable unlink (fsync of the folder). ERR_VANISHED if it was not there. */
