@@ -378,7 +378,10 @@ static void check_secret(const struct check *k, const struct node *map, const ch
     if (secret->source == SECRET_NONE)
         return;
     fault_path(key, parent, name);
-    if (secret_read(secret, &value, &e) != 0)
+    int status = secret_read(secret, &value, &e);
+    if (status == ERR_NOMEM)
+        k->r->faults->nomem = true;
+    else if (status != 0)
         fault_add(k->r->faults, node_mark(map, name), key, "%s", e.text);
     secret_wipe(value);
 }

@@ -234,7 +234,8 @@ static void read_root(struct reading *r, const struct node *root)
         r->faults->nomem = true;
     }
     collect_tags(r, root);
-    check_config(r, root);
+    if (!r->faults->nomem) /* what was read is all there */
+        check_config(r, root);
 }
 
 static int parse(const char *name, const char *text, size_t size, bool check_paths, bool exposed,

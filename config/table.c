@@ -250,8 +250,8 @@ static void read_secret(struct reading *r, const struct node *node, const char *
                       EXPECTED);
             return;
         }
-        target->source = SECRET_LITERAL;
         target->reference = table_strdup(r, node->text);
+        target->source = target->reference != NULL ? SECRET_LITERAL : SECRET_NONE;
         return;
     }
     if (node->type != NODE_MAP || node->n != 1) {
