@@ -184,7 +184,8 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
 static const char by_problem
     [] = "SELECT f.id FROM (" NEWEST_FILES(4) " UNION " NEWEST_FILES(5) " UNION " NEWEST_FILES(6) " UNION " NEWEST_DELIVERIES(
         2) " UNION " NEWEST_DELIVERIES(4) " UNION " NEWEST_DELIVERIES(5) " UNION"
-                                                                         " " NEWEST_DELIVERIES(7) ") f" PAGE;
+                                                                         " " NEWEST_DELIVERIES(
+                                                                             7) ") f" PAGE;
 
 static int list_ids(struct journal *j, const struct journal_list *l, uint64_t *ids, size_t limit,
                     size_t *ret_n, struct err *e)

@@ -101,7 +101,9 @@ static void set_damaged(struct journal *j, const struct err *e)
 static void run_one(struct journal *j, struct journal_op *op)
 {
     op->status = journal_kinds[op->kind].run(j, op, &op->err);
-    if (op->status != 0) {
+    if (op->status == 0) {
+        op->err = (struct err){0}; /* of what it did not mind */
+    } else {
         reset(op);
         if (op->status == ERR_DAMAGED)
             set_damaged(j, &op->err);
