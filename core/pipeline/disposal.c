@@ -136,17 +136,33 @@ static int move_away(struct item *x)
     return ERR_EXISTS;
 }
 
-/* Empty folders between the file and its drop folder; the drop folder itself stays. */
-static void prune_parents(const struct item *x, const char *root)
+/* Empty folders between a file that was at `path` and its drop folder; the drop folder itself
+ * stays. */
+static void prune_above(char *path, const char *root)
 {
-    char *path = strdup(x->path), *slash;
+    char *slash;
     size_t length = strlen(root);
     while (path && (slash = strrchr(path, '/')) && (size_t)(slash - path) > length) {
         *slash = '\0';
-        if (strncmp(path, root, length) != 0 || rmdir(path) != 0)
+        if (rmdir(path) != 0 && errno != ENOENT)
             break;
     }
+}
+
+/* Where the file lay, and where it was dropped if it was taken into custody from there. */
+static void prune_parents(const struct item *x, const struct config_watch *w)
+{
+    const char *relative = intake_relative(w, x->path);
+    char *path = strdup(x->path), *dropped = NULL, *root = NULL;
+    if (path && asprintf(&root, "%.*s", (int)(relative - x->path - 1), x->path) >= 0)
+        prune_above(path, root);
+    if (asprintf(&dropped, "%s/%s", w->path, relative) >= 0)
+        prune_above(dropped, w->path);
+    else
+        dropped = NULL;
     free(path);
+    free(root);
+    free(dropped);
 }
 
 static void touch_work(struct job *job)
@@ -172,7 +188,7 @@ static void touch_work(struct job *job)
         x->gone = true;
         x->err = (struct err){0};
         if (w->prune_empty)
-            prune_parents(x, w->path);
+            prune_parents(x, w);
     } else if (rc == ERR_ACCESS || rc == ERR_EXISTS) {
         x->note = rc == ERR_ACCESS ? "read-only source: left as it is"
                                    : "its place in the target folder is taken: left as it is";

@@ -3,11 +3,13 @@
 #include "config/config.h"
 #include "net/http.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_ANSWER (32 * 1024 * 1024)
+#define DEFAULT_SOCKET "/var/lib/dcmferry/control.sock" /* of the default state folder */
+#define MAX_ANSWER     (32 * 1024 * 1024)
 
 struct call {
     int status, http_status;
@@ -97,7 +99,14 @@ char *client_socket(const char *option, const char *config_path)
     if (config_load(config_path, false, &c, &faults) == 0) {
         path = strdup(c->control_socket);
         config_free(c);
+    } else {
+        path = strdup(DEFAULT_SOCKET);
+        fprintf(stderr,
+                "dcmferry: %s has %zu faults (see: dcmferry check), so it does not tell the "
+                "control socket: trying %s "
+                "(--socket names another one)\n",
+                config_path, faults.n, DEFAULT_SOCKET);
     }
     config_faults_free(&faults);
-    return path ? path : strdup("/run/dcmferry/control.sock");
+    return path;
 }

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import time
 
-ACCOUNT_KEY = "aaaaaaaa-1111-4111-8111-111111111111"
-API_KEY = "bbbbbbbb-2222-4222-8222-222222222222"
+import pytest
+
+import dicom
+from sandbox import ACCOUNT_KEY, API_KEY
 
 
 class Gone(Exception):
@@ -152,3 +154,25 @@ class Ferry:
                     and d["queued"] + d["sending"] + d["waiting"] == 0)
         self.wait(settled, seconds, f"{files} files to have their fate")
         return self.status()
+
+
+@pytest.fixture
+def ferries(build, tmp_path):
+    """Makes daemons: ferries({name: url}, routes=…, watch=…). All are stopped in the end; none may have leaked a name, an
+    ID, a path or a key into its log, nor have met a sanitizer."""
+    made = []
+
+    def make(destinations, **keywords):
+        ferry = Ferry(build, tmp_path / f"ferry{len(made)}", destinations, **keywords)
+        made.append(ferry)
+        return ferry
+
+    yield make
+    codes = [ferry.stop() for ferry in made]
+    for ferry, code in zip(made, codes):
+        log = ferry.log() if ferry.log_path.exists() else ""
+        assert code in (0, None), f"exit status {code}\n{log[-4000:]}"
+        assert "Sanitizer" not in log and "runtime error" not in log, log[-6000:]
+        private = [*dicom.PATIENT_NAME.split("^"), dicom.PATIENT_ID, ACCOUNT_KEY, API_KEY, str(ferry.inbox)]
+        leaked = [line for line in log.splitlines() if any(word in line for word in private)]
+        assert not leaked, leaked[:5]
