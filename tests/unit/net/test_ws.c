@@ -480,9 +480,9 @@ static void check_info(const char *url, const struct net_options *o, const char 
     if (!strstr((char *)p.data, words))
         fail_msg("%s: %s", url, (char *)p.data);
     /* Larger than a TLS record and than any buffer in between. */
-    command(&p, "send:1000000");
+    command(&p, "send:3000000");
     await(&p, 2);
-    assert_int_equal(p.size, 1000000);
+    assert_int_equal(p.size, 3000000);
     end(&p);
     net_end(n);
 }
