@@ -21,6 +21,14 @@ void pd_bursts_end(struct pd_bursts *t, struct pd_burst *b)
         burst_free(b);
 }
 
+void pd_bursts_forget(struct pd_bursts *t, const char *study)
+{
+    struct pd_burst *b;
+    HASH_FIND(hh, t->table, study, strlen(study), b);
+    if (b)
+        pd_bursts_end(t, b);
+}
+
 void pd_bursts_release(struct pd_bursts *t, struct pd_burst *b)
 {
     (void)t;

@@ -36,6 +36,8 @@ struct pd_burst *pd_bursts_get(struct pd_bursts *t, const char *study, unsigned 
                                uint64_t now_ms);
 /* It takes no more files; freed with its last user. */
 void pd_bursts_end(struct pd_bursts *t, struct pd_burst *b);
+/* The study's, if there is one. */
+void pd_bursts_forget(struct pd_bursts *t, const char *study);
 void pd_bursts_release(struct pd_bursts *t, struct pd_burst *b);
 /* All of them; there must be no users. */
 void pd_bursts_clear(struct pd_bursts *t);

@@ -33,6 +33,7 @@ struct pd_slot {
     struct pd_connection *connection; /* non-NULL unless SLOT_NONE */
     struct pd_request request;        /* RegisterSession */
     unsigned in_flight;
+    bool doubtful;          /* RegisterSession was answered with a refusal */
     uint64_t carried;       /* calls handed to this connection */
     uint64_t not_before_ms; /* no new attempt before that, while others work */
     uint64_t backoff_ms;
@@ -55,6 +56,7 @@ struct pd_session {
     uint64_t opened_ms;
     unsigned young_losses;
     uint64_t hold_until_ms; /* displaced: no opening before that */
+    uint64_t losses;        /* upload connections that ended by themselves */
     unsigned barren[2]; /* connections in a row that ended without an answer: general, uploads */
     struct pd_waiter *waiters, *told; /* told: being called back just now */
     struct pd_call *queue[2];         /* general, uploads */
@@ -210,6 +212,7 @@ static void on_call_done(struct pd_request *r, int status, const struct frame_an
     struct pd_session *s = c->session;
     struct pd_answer a = {0};
     struct err e = {0};
+    bool lost = false;
     c->slot->in_flight--;
     if (status) {
         e = *error;
@@ -219,7 +222,14 @@ static void on_call_done(struct pd_request *r, int status, const struct frame_an
         if (s->events.up)
             s->events.up(s->events.ctx);
         status = pd_answer_parse_frame(frame, &s->keys, &a, &e);
+        if (status == 0 && !a.ok && c->slot->doubtful) {
+            /* Not the call's fault: the connection does not belong to the session. */
+            status = err_set(&e, ERR_SESSION, "the connection is not registered: %s", a.text);
+            lost = true;
+        }
     }
+    if (lost)
+        lose_session(s, e.text);
     finish_call(s, c, status, status ? NULL : &a, &e);
     pd_answer_free(&a);
     pump(s);
@@ -268,6 +278,7 @@ static void on_slot_closed(struct pd_connection *c, int status, int http_status,
     bool barren = slot->carried > 0 && slot->in_flight > 0 && pd_connection_answered(c) <= 1;
     slot->connection = NULL;
     slot->state = SLOT_NONE;
+    slot->session->losses += slot != slot->session->slots;
     if (opening || barren)
         slot_failed(slot, opening, status, http_status, e);
 }
@@ -276,10 +287,15 @@ static void on_registered(struct pd_request *r, int status, const struct frame_a
                           const struct err *e)
 {
     struct pd_slot *slot = (struct pd_slot *)((char *)r - offsetof(struct pd_slot, request));
-    (void)answer;
+    struct pd_answer a;
+    struct err ignored;
     (void)e;
     if (status)
         return; /* on_slot_closed has dealt with it */
+    /* Whatever it says, it means registered; but what it said may explain what comes. */
+    slot->doubtful =
+        pd_answer_parse_frame(answer, &slot->session->keys, &a, &ignored) != 0 || !a.ok;
+    pd_answer_free(&a);
     slot->state = SLOT_READY;
     pump(slot->session);
 }
@@ -417,6 +433,7 @@ static void on_login(int status, struct pd_login_result *result, uint64_t retry_
     main_slot->connection = result->connection;
     main_slot->state = SLOT_READY;
     main_slot->carried = 0;
+    main_slot->doubtful = false;
     s->state = OPEN;
     s->generation++;
     s->opened_ms = clock_monotonic_ms();
@@ -584,6 +601,11 @@ void pd_session_renew(struct pd_session *s, unsigned generation)
 {
     if (s->generation == generation)
         lose_session(s, "the server does not know it any more");
+}
+
+uint64_t pd_session_losses(const struct pd_session *s)
+{
+    return s->losses;
 }
 
 unsigned pd_session_connected(const struct pd_session *s)

@@ -77,6 +77,8 @@ void pd_session_send(struct pd_session *s, struct pd_call *c);
 /* The server does not know the session of that generation any more; nothing if it is another one by
  * now. */
 void pd_session_renew(struct pd_session *s, unsigned generation);
+/* Upload connections that ended by themselves, ever: what they carried may be forgotten. */
+uint64_t pd_session_losses(const struct pd_session *s);
 /* Connections that are open. */
 unsigned pd_session_connected(const struct pd_session *s);
 

@@ -40,10 +40,11 @@ struct pd_transfer {
     unsigned index; /* FileIndex */
     unsigned n_parts, next_part, acknowledged, parts_out;
     bool wanting;
-    bool verifying; /* the check comes after the parts */
-    bool lossy;     /* a connection was lost under it */
-    bool carried;   /* bytes were handed to a connection */
+    bool verifying;  /* the check comes after the parts */
+    uint64_t losses; /* of connections, when it began */
+    bool carried;    /* bytes were handed to a connection */
     uint64_t bytes;
+    struct err refusal; /* code != 0: only the session is asked about yet */
     char order[PD_UUID_SIZE];
     struct pd_call call; /* CheckFileExist, AddOrderToFolder */
     char *json;
@@ -159,18 +160,34 @@ static unsigned attempt(const struct pd_transfer *t)
     return t->file ? t->file->attempt : 1;
 }
 
-/* The server said no. The first time that may be the fault of what we knew of session and folder.
- */
-static void finish_refused(struct pd_transfer *t, const struct pd_answer *a, const char *what)
+static void join_burst(struct pd_transfer *t);
+
+/* The server said no. The first time that may be the fault of what we knew of upload session and
+ * folder: the file starts over with fresh ones. The second time it may be that of the API session:
+ * a fresh Initialize tells. */
+static void finish_refused(struct pd_transfer *t, const struct err *e)
+{
+    struct pd_upload *u = t->upload;
+    const char *folder = t->file ? t->file->folder : t->filing->folder;
+    if (folder && *folder)
+        pd_folders_forget(u->folders, folder);
+    if (t->file)
+        pd_bursts_forget(&u->bursts, t->file->study);
+    if (!t->file || attempt(t) == 0) {
+        finish(t, e->code, e, t->file != NULL);
+        return;
+    }
+    leave_burst(t);
+    t->refusal = *e;
+    join_burst(t);
+}
+
+static void finish_refused_answer(struct pd_transfer *t, const struct pd_answer *a,
+                                  const char *what)
 {
     struct err e;
     err_set(&e, ERR_REFUSED, "%s: %s", what, a->text[0] ? a->text : "(the server gives no reason)");
-    if (t->burst)
-        pd_bursts_end(&t->upload->bursts, t->burst);
-    const char *folder = t->file ? t->file->folder : t->filing->folder;
-    if (folder && *folder)
-        pd_folders_forget(t->upload->folders, folder);
-    finish(t, e.code, &e, attempt(t) == 0);
+    finish_refused(t, &e);
 }
 
 /* A call failed that cannot, or no longer, be sent again. */
@@ -245,7 +262,7 @@ static void on_filed(struct pd_call *c, int status, const struct pd_answer *a, c
     } else if (status) {
         finish_failed(t, status, e);
     } else if (!a->ok && !t->carried) {
-        finish_refused(t, a, "the server does not add the order to the folder");
+        finish_refused_answer(t, a, "the server does not add the order to the folder");
     } else {
         /* A refusal after the file was sent into the folder: it was made sure of twice over. */
         confirm(t);
@@ -337,8 +354,7 @@ static void on_part(struct pd_call *c, int status, const struct pd_answer *a, co
         transfer_unref(t);
         return;
     }
-    if (status && resendable(c, status, p->sends)) {
-        t->lossy = true;
+    if (status && !t->refusal.code && resendable(c, status, p->sends)) {
         part_send(p);
         return;
     }
@@ -350,10 +366,12 @@ static void on_part(struct pd_call *c, int status, const struct pd_answer *a, co
             pd_answer_order(a, t->order);
     }
     part_free(p);
+    if (t->refusal.code)
+        return; /* another part was refused */
     if (status)
         finish_failed(t, status, e);
     else if (!a->ok)
-        finish_refused(t, a, "the server does not take the file");
+        finish_refused_answer(t, a, "the server does not take the file");
     else if (t->acknowledged == t->n_parts)
         all_acknowledged(t);
     else
@@ -404,6 +422,7 @@ static void send_parts(struct pd_transfer *t)
 {
     t->state = SEND;
     t->index = t->burst->files++;
+    t->losses = pd_session_losses(t->upload->session);
     want_parts(t);
 }
 
@@ -418,7 +437,7 @@ static void identify(struct pd_transfer *t)
 /* The acknowledgements hold only as long as the server kept the parts of lost connections. */
 static void all_acknowledged(struct pd_transfer *t)
 {
-    if (!t->lossy || t->n_parts == 1) {
+    if (t->n_parts == 1 || t->losses == pd_session_losses(t->upload->session)) {
         make_sure_of_folder(t);
     } else if (t->file->may_ask) {
         t->verifying = true;
@@ -454,7 +473,7 @@ static void on_check(struct pd_call *c, int status, const struct pd_answer *a, c
         return;
     }
     if (!a->ok && (attempt(t) == 0 || t->verifying)) {
-        finish_refused(t, a, "the server does not say whether it has the file");
+        finish_refused_answer(t, a, "the server does not say whether it has the file");
         return;
     }
     bool exists = a->ok && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(a->result, "FileIfExist"));
@@ -595,7 +614,10 @@ static int open_burst(struct pd_upload *u, struct pd_burst *b, uint64_t size)
 
 static void on_burst_ready(struct pd_transfer *t)
 {
-    if (t->file->ask && t->file->may_ask) {
+    if (t->refusal.code) {
+        struct err e = t->refusal;
+        finish(t, e.code, &e, false);
+    } else if (t->file->ask && t->file->may_ask) {
         t->sends = 0;
         identify(t);
     } else {
@@ -647,7 +669,7 @@ static void on_folder(struct pd_folder_request *r, int status, const char *uuid,
     if (!t->file && !t->filing)
         transfer_unref(t);
     else if (status == ERR_REFUSED)
-        finish(t, status, e, attempt(t) == 0);
+        finish_refused(t, e);
     else if (status)
         finish_failed(t, status, e);
     else

@@ -50,8 +50,8 @@ int pd_upload_new(struct pd_upload **ret, struct pd_session *session,
                   struct err *e);
 /* ERR_NOMEM: `done` will not come. */
 int pd_upload_start(struct pd_upload *u, struct pd_upload_file *f);
-/* `buffer` is lent until it is given to `release`. `done` may come from within this and pd_upload_identified, where the
- * session was lost meanwhile or memory is short. */
+/* `buffer` is lent until it is given to `release`. `done` may come from within this and
+ * pd_upload_identified, where the session was lost meanwhile or memory is short. */
 void pd_upload_part(struct pd_upload_file *f, uint8_t *buffer, size_t size);
 /* status 0, or why they cannot be read (the upload then fails with it). Copied for as long as the
  * check takes. */
