@@ -227,8 +227,7 @@ static int run_general(struct store *s, struct store_op *op)
     struct request *r = (struct request *)op;
 
     r->answer = cJSON_CreateObject();
-    if (accounts_user(s, request_text(r, "UserUuid"),
-                      r->sandbox->options.permissive && !r->method->read_only) == 0)
+    if (accounts_user(s, request_text(r, "UserUuid"), r->sandbox->options.permissive) == 0)
         return request_fail(r, "The user is not known.");
     return r->method->run(r, s, r->answer);
 }
@@ -263,7 +262,7 @@ static void dispatch_general(struct request *r)
         r->method = &methods[i];
         r->op.run = run_general;
         r->op.done = general_done;
-        r->op.read_only = methods[i].read_only;
+        r->op.read_only = methods[i].read_only && !r->sandbox->options.permissive;
         store_submit(r->sandbox->store, &r->op);
         return;
     }
@@ -348,6 +347,21 @@ static void dispatch_request(struct request *r)
         uploads_handle(r);
 }
 
+/* The parameters, if they are one JSON object in UTF-8 and nothing behind it. */
+static cJSON *parse_params(const struct frame_request *f)
+{
+    const char *end = NULL;
+    cJSON *params;
+
+    if (!text_utf8_valid(f->json, f->json_size))
+        return NULL;
+    params = cJSON_ParseWithLengthOpts(f->json, f->json_size, &end, false);
+    if (params && cJSON_IsObject(params) && end == f->json + f->json_size)
+        return params;
+    cJSON_Delete(params);
+    return NULL;
+}
+
 void dispatch_frame(struct conn *c, uint8_t *message, size_t size)
 {
     struct request *r = calloc(1, sizeof *r);
@@ -363,9 +377,8 @@ void dispatch_frame(struct conn *c, uint8_t *message, size_t size)
     r->conn = c;
     conn_ref(c);
     c->unanswered++;
-    if (frame_decode_request(message, size, &r->frame, &e) != 0 || kind_of(&r->frame) == 0 ||
-        !text_utf8_valid(r->frame.json, r->frame.json_size) ||
-        (r->params = cJSON_ParseWithLength(r->frame.json, r->frame.json_size)) == NULL) {
+    if (frame_decode_request(message, size, &r->frame, &e) != 0 ||
+        (r->params = parse_params(&r->frame)) == NULL) {
         log_error("message on a connection that is no frame", LOG_UINT("connection", c->number),
                   LOG_UINT("bytes", size));
         conn_drop(c, 1002);

@@ -30,6 +30,7 @@ struct server_http {
     uv_timer_t timer;
     unsigned handles;
     bool closing;
+    size_t kicks; /* steps of kick_delays_ms still to go */
     char url[300];
     char authority[256]; /* host:port as listened on */
     char *cert, *key, *client_ca;
@@ -361,14 +362,25 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     run(poll->data);
 }
 
+/* An upgraded TLS connection that is given back takes several runs to go, and libmicrohttpd 0.9.75
+ * shows neither by its epoll descriptor nor by MHD_get_timeout that it wants them: without these
+ * the peer waits for the end. */
+static const uint64_t kick_delays_ms[] = {100, 20, 5, 1, 0, 0}; /* the last first */
+
 static void run(struct server_http *h)
 {
     MHD_UNSIGNED_LONG_LONG ms;
+    bool wanted;
 
     if (h->closing)
         return;
     MHD_run(h->daemon);
-    if (MHD_get_timeout(h->daemon, &ms) == MHD_YES)
+    wanted = MHD_get_timeout(h->daemon, &ms) == MHD_YES;
+    if (h->kicks != 0 && (!wanted || ms > kick_delays_ms[h->kicks - 1])) {
+        ms = kick_delays_ms[--h->kicks];
+        wanted = true;
+    }
+    if (wanted)
         uv_timer_start(&h->timer, on_timer, ms, 0);
     else
         uv_timer_stop(&h->timer);
@@ -376,8 +388,10 @@ static void run(struct server_http *h)
 
 void server_http_kick(struct server_http *h)
 {
-    if (h && !h->closing)
-        uv_timer_start(&h->timer, on_timer, 0, 0);
+    if (!h || h->closing)
+        return;
+    h->kicks = sizeof kick_delays_ms / sizeof kick_delays_ms[0];
+    uv_timer_start(&h->timer, on_timer, 0, 0);
 }
 
 /* --- opening
