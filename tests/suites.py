@@ -97,6 +97,8 @@ def build_test():
 
 CASE = re.compile(r"^\[\s+(OK|SKIPPED|FAILED|ERROR)\s+\] (\w+)\s*$", re.MULTILINE)
 
+PASSED = re.compile(r"^\[\s+(RUN|OK)\s+\] \w+\s*?\n", re.MULTILINE)
+
 
 def cases_of(result):
     """The cases of a cmocka program by name; any other program is one case."""
@@ -133,7 +135,8 @@ def meson_test(folder, name, suite, prefix=()):
         total = [a + b for a, b in zip(total, numbers)]
         if numbers[1]:
             say(f"FAILED: {name}: {result['name']} ({result['result'].lower()}, {result['duration']:.1f} s)")
-            say(indent((result.get("stdout", "") + "\n" + result.get("stderr", ""))[-8000:]))
+            text = result.get("stdout", "") + "\n" + result.get("stderr", "")
+            say(indent(PASSED.sub("", text)[-8000:]))
     if sum(total) == 0:
         say(f"FAILED: {name}: no test ran")
         total[1] = 1

@@ -1,7 +1,7 @@
 /* File system helpers: the only place that renames, and the one chain temp file -> fsync -> rename
  * -> fsync of the folder (rule 5). All block: call them on the thread pool or a thread of one's
  * own, never on the loop (but at start). Thread-safe. Descriptors are opened with O_CLOEXEC. Return
- * 0 or a negative ERR_ code with *e filled. */
+ * 0 or a negative ERR_ code with *e filled; its text names no path (rule 6: texts are logged). */
 #ifndef BASE_FSUTIL_H
 #define BASE_FSUTIL_H
 
