@@ -16,9 +16,12 @@ struct ws_handler {
     void (*message)(struct ws *w, bool binary, const uint8_t *data, size_t size, void *ctx);
     /* A message handed to ws_send was written to the socket entirely; `tag` as given. */
     void (*sent)(struct ws *w, uint64_t tag, void *ctx);
-    /* The end, exactly once unless ws_close was called before: refused, lost, closed by the peer
-     * (code in the message), or no byte for idle_timeout_ms while pings were unanswered.
-     * `http_status` of a refused upgrade, else 0. The ws is freed after the call. */
+    /* The end, exactly once unless ws_close was called before. ERR_AUTH (401, 403), ERR_BUSY (429,
+     * 503) or ERR_PROTOCOL for a refused upgrade, whose HTTP status is given, else 0; ERR_CLOSED
+     * when lost or closed by the peer (its code, not its reason, is in the message); ERR_PROTOCOL
+     * for nonsense and messages over max_message; ERR_TIMEOUT when for idle_timeout_ms an answer to
+     * the upgrade or to a ping was awaited, or bytes could not be written, and the peer's TCP took
+     * none; ERR_CONNECT, ERR_TLS, ERR_AUTH (proxy). The ws is freed after the call. */
     void (*closed)(struct ws *w, int status, int http_status, const struct err *e, void *ctx);
     void *ctx;
 };
@@ -37,9 +40,11 @@ struct ws_piece {
     size_t size;
 };
 
-/* Sends one binary message made of up to three pieces (head, file bytes, tail), masked into the
- * socket in bounded steps: the bytes are not copied as a whole and must live until `sent`, or until
- * closed or ws_close returned. The array itself is copied. Messages go out in order. */
+/* Sends one binary message made of up to three pieces (head, file bytes, tail), as one unfragmented
+ * frame, masked into the socket in bounded steps: the bytes are not copied as a whole and must live
+ * until `sent`, or until closed or ws_close returned. The array itself is copied. Messages go out
+ * in order; those sent before `opened` wait for it. ERR_CLOSED, ERR_INVALID (more than three),
+ * ERR_NOMEM. */
 int ws_send(struct ws *w, const struct ws_piece *pieces, size_t n, uint64_t tag);
 /* Bytes handed to ws_send and not yet written. */
 size_t ws_unsent(const struct ws *w);
