@@ -530,6 +530,7 @@ int ws_open(struct ws **ret, struct net *net, const char *url, const struct ws_o
     }
     uv_timer_init(net->loop, &w->timer);
     w->timer.data = w;
+    w->received_ms = uv_now(net->loop);
     w->handles = 1;
     net_hold(net);
     *ret = w;
