@@ -403,14 +403,13 @@ void journal_thread(void *arg)
     int rc;
 
     journal_queue_init(&asked);
-    while (!wait_for_work(j, &group, &asked, &reap)) {
+    while (background_next(j, &asked), !wait_for_work(j, &group, &asked, &reap)) {
         if (reap)
             background_reap(j);
         if (group != NULL) {
             run_group(j, group);
             post(j, group);
         }
-        background_next(j, &asked);
     }
     if (reap)
         background_reap(j);
