@@ -357,19 +357,31 @@ static void convert_iso2022(struct output *out, enum charset first, const char *
     }
 }
 
+/* The set that the data begin with. The first value says; where it says ASCII and others follow,
+ * bytes above 0x7f that no escape sequence announces are taken for the first set among them that
+ * has such. */
+static enum charset initial_set(const char *terms)
+{
+    for (;;) {
+        const size_t length = strcspn(terms, "\\");
+        const enum charset set = parse_term(terms, length);
+        if (set != SET_ASCII || terms[length] == '\0') {
+            return set;
+        }
+        terms += length + 1;
+    }
+}
+
 size_t dicom_charset_convert(const char *specific, const char *vr, const char *in, size_t n,
                              char *out, size_t size)
 {
     struct output output = {.data = out, .size = size};
-    const char *terms = specific != NULL ? specific : "";
-    const size_t first_length = strcspn(terms, "\\");
-    const bool extensions = terms[first_length] == '\\';
-    enum charset set = parse_term(terms, first_length);
+    enum charset set = initial_set(specific != NULL ? specific : "");
 
     dicom_charset_init();
     n = strnlen(in, n);
-    /* Undeclared, but some write it all the same; every other set would make rubbish of it. */
-    if ((set == SET_UNKNOWN || (set == SET_ASCII && !extensions)) && text_utf8_valid(in, n) &&
+    /* Not declared, but well-formed UTF-8 is nothing else by chance. */
+    if ((set == SET_UNKNOWN || set == SET_ASCII) && text_utf8_valid(in, n) &&
         memchr(in, ESC, n) == NULL) {
         set = SET_UTF8;
     }

@@ -16,7 +16,7 @@
 #include <zlib.h>
 
 // Inflating stops there: what no data set reaches, a bomb does.
-constexpr offile_off_t FDSTREAM_MAX_INFLATED = offile_off_t(2) << 30;
+constexpr offile_off_t FDSTREAM_MAX_INFLATED = offile_off_t(1) << 30;
 
 // Where the bytes are.
 struct FdSource {

@@ -140,11 +140,17 @@ E_TransferSyntax ScannedDataset::detect(FdStream &stream, E_TransferSyntax decla
 // padding or rubbish follows, which modalities and media leave and other readers accept.
 ScanEnd ScannedDataset::judgeRest(FdStream &stream, const DcmTagKey &next, bool plausible)
 {
-    if (elements_ == 0) {
-        return fail(ScanEnd::malformed, next, "no data element can be read at");
-    }
-    if (plausible && next > last_ && (isKnown(next) || (next.getGroup() & 1) != 0)) {
+    // Behind the pixel data little is to come, and rubbish looks like a private element more often
+    // than it is one.
+    const bool isPrivate = (next.getGroup() & 1) != 0 && next.hasValidGroup() &&
+                           (!sawPixelData_ || next.getGroup() == 0x7fe1);
+    if (plausible && next > last_ && (isPrivate || isKnown(next))) {
         return fail(ScanEnd::truncated, next, "it ends within the element");
+    }
+    if (elements_ == 0) {
+        return stream.avail() < 8
+                   ? fail(ScanEnd::truncated, next, "it ends within the element")
+                   : fail(ScanEnd::malformed, next, "no data element can be read at");
     }
     // An image has its pixel data before that, and only so much is padding: the rest may be a hole
     // that a broken copy left.
@@ -376,6 +382,10 @@ ScanEnd ScannedDataset::scan(FdStream &stream, E_TransferSyntax xfer,
             if (got == 0) {
                 return ScanEnd::whole;
             }
+            if (got < 4 && !sawPixelData_ && elements_ > 0 &&
+                (next.getGroup() != 0 || next.getElement() != 0)) {
+                return fail(ScanEnd::truncated, last_, "it ends within the element after");
+            }
             return judgeRest(stream, next, got >= 4);
         }
         if (group != 0xffff && next.getGroup() != group) {
@@ -420,8 +430,7 @@ ScanEnd ScannedDataset::scan(FdStream &stream, E_TransferSyntax xfer,
                 !stream.producer().source().deflated) {
                 return judgeRest(stream, next, plausible);
             }
-            result = skipSequence(stream, next, length, explicitVr && headerXfer == xfer,
-                                  tag.getEVR() == EVR_UN);
+            result = skipSequence(stream, next, length, explicitVr && headerXfer == xfer, unknown);
             sawDirectory_ = sawDirectory_ || next == DCM_DirectoryRecordSequence;
         } else {
             if (static_cast<offile_off_t>(length) > stream.avail() &&

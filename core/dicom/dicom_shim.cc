@@ -186,10 +186,16 @@ const char *knownFormat(const unsigned char *head, size_t n)
             return format.name;
         }
     }
-    const bool text =
-        n > 0 && std::all_of(head, head + n, [](unsigned char c) {
-            return (c >= 0x20 && c != 0x7f) || c == '\n' || c == '\r' || c == '\t' || c == '\f';
-        });
+    // Text in some 8-bit character set has no control characters and mostly ASCII letters.
+    size_t high = 0;
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = head[i];
+        if ((c < 0x20 && c != '\n' && c != '\r' && c != '\t' && c != '\f') || c == 0x7f) {
+            return nullptr;
+        }
+        high += c >= 0x80;
+    }
+    const bool text = n > 0 && high <= n / 4;
     return text ? "it is text" : nullptr;
 }
 
@@ -330,8 +336,12 @@ int readBody(File &file, struct dicom_answer *answer)
         return 0;
     case ScanEnd::too_deep:
         return answerWith(answer, ERR_HOSTILE, file.body.fault().c_str());
-    case ScanEnd::truncated:
     case ScanEnd::malformed:
+        if (file.body.elements() == 0) {
+            return answerWith(answer, ERR_NOT_DICOM, "no data element can be read in it");
+        }
+        break;
+    case ScanEnd::truncated:
         break;
     }
     return answerWith(answer, ERR_TRUNCATED, file.body.fault().c_str());
@@ -408,10 +418,10 @@ void readFile(File &file, const struct dicom_request *request, struct dicom_answ
     if (isDirectory(file)) {
         answerWith(answer, ERR_NOT_DICOM,
                    "it is a DICOMDIR (a medium's directory), not an instance");
-    } else if (file.body.elements() == 0 ||
-               (!file.prefix && !identified && file.meta.elements() == 0 &&
-                file.body.knownElements() < SCAN_PLAUSIBLE)) {
-        answerWith(answer, ERR_NOT_DICOM, "no DICOM data set can be read in it");
+    } else if (!file.prefix && file.meta.elements() == 0 && !identified &&
+               file.body.knownElements() < SCAN_PLAUSIBLE) {
+        answerWith(answer, ERR_NOT_DICOM,
+                   "it has no prefix DICM, and what it begins with is no data set");
     } else if (status == 0 && !identified) {
         DcmElement *element = nullptr;
         answerWith(answer, ERR_NO_UID,

@@ -55,7 +55,7 @@ static void test_by_tag(void **state)
     assert_string_equal(dicom_dict_vr(0x7fe00010), "OW");
     assert_null(dicom_dict_keyword(0x00091001));
     assert_string_equal(dicom_dict_vr(0x00091001), "UN");
-    assert_null(dicom_dict_keyword(0));
+    assert_null(dicom_dict_keyword(0x00080004));
     assert_null(dicom_dict_keyword(0xffffffffu));
 }
 
