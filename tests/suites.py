@@ -64,6 +64,13 @@ def tail(log, lines):
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def build_failed(name, log):
+    lines = [l for l in tail(log, 400).splitlines() if not re.match(r"\[\d+/\d+\] (Compiling|Linking|Generating)", l)]
+    say(indent("\n".join(lines)[-6000:]))
+    say(f"FAILED: the build in build/{name}")
+    count(failed=1)
+
+
 built = {}
 
 
@@ -80,10 +87,7 @@ def build(name, options, environment=None, targets=None):
     if ok and targets is not False:
         ok = run(["ninja", "-C", folder], log, 1800, environment) == 0
     if not ok:
-        say(indent("\n".join(line for line in tail(log, 400).splitlines()
-                             if not re.match(r"\[\d+/\d+\] (Compiling|Linking)", line))[-6000:]))
-        say(f"FAILED: the build in build/{name}")
-        count(failed=1)
+        build_failed(name, log)
     built[name] = folder if ok else None
     return built[name]
 
@@ -180,9 +184,7 @@ def fuzz():
         return
     log = BUILD / "fuzz.log"
     if run(["ninja", "-C", folder, *[t.relative_to(folder) for t in targets]], log, 1200) != 0:
-        say(indent(tail(log, 60)))
-        say("FAILED: the build in build/fuzz")
-        count(failed=1)
+        build_failed("fuzz", log)
         return
     seconds = FUZZ_SOAK_SECONDS if soak else FUZZ_SECONDS
     waiting, running, failed = list(targets), [], 0
