@@ -85,6 +85,7 @@ static const struct table_key KEYS[] = {
      .offset = W(exclude),
      .offset_n = W(n_exclude),
      .fallback = DEFAULT_EXCLUDE,
+     .zero = "[]",
      .expected = "glob or list",
      .help = "not these files"},
     {.name = "custody",

@@ -310,6 +310,8 @@ static void read_value(struct reading *r, const struct table_key *key, const str
         break;
     }
     case TABLE_TEXTS:
+        if (key->zero != NULL && node->type == NODE_LIST && node->n == 0)
+            break;
         table_texts(r, node, path, table_type_name(key), false, target,
                     (size_t *)(void *)((char *)base + key->offset_n));
         break;

@@ -16,12 +16,13 @@ enum table_type {
     TABLE_DURATION, /* uint64_t milliseconds, min..max; `zero` is a word for 0 */
     TABLE_SIZE,     /* uint64_t bytes; `zero` likewise */
     TABLE_TEXT,     /* char * */
-    TABLE_TEXTS,    /* char ** and at offset_n size_t; one text or a list */
-    TABLE_PATH,     /* char *, absolute, normalised */
-    TABLE_CHOICE,   /* enum: index into choices */
-    TABLE_SECRET,   /* struct secret */
-    TABLE_TABLE,    /* a mapping with its own keys; targets of it count from the same base */
-    TABLE_CUSTOM,   /* read() does it */
+    TABLE_TEXTS,  /* char ** and at offset_n size_t; one text or a list; `zero` is "[]" where it may
+                     be empty */
+    TABLE_PATH,   /* char *, absolute, normalised */
+    TABLE_CHOICE, /* enum: index into choices */
+    TABLE_SECRET, /* struct secret */
+    TABLE_TABLE,  /* a mapping with its own keys; targets of it count from the same base */
+    TABLE_CUSTOM, /* read() does it */
 };
 
 struct reading {
