@@ -247,6 +247,9 @@ static void confirm(const struct pd_transfer *t)
     }
 }
 
+static void on_folder(struct pd_folder_request *r, int status, const char *uuid,
+                      const struct err *e);
+
 static void on_filed(struct pd_call *c, int status, const struct pd_answer *a, const struct err *e)
 {
     struct pd_transfer *t = c->ctx;
@@ -263,8 +266,16 @@ static void on_filed(struct pd_call *c, int status, const struct pd_answer *a, c
         finish_failed(t, status, e);
     } else if (!a->ok && !t->carried) {
         finish_refused_answer(t, a, "the server does not add the order to the folder");
+    } else if (!a->ok && !t->refiled) {
+        /* The file was sent into the folder, which may be another one by now. */
+        t->refiled = true;
+        t->state = WAIT_FOLDER;
+        t->folder_request = (struct pd_folder_request){.cb = on_folder, .ctx = t};
+        t->pending++;
+        pd_folders_forget(t->upload->folders, t->file->folder);
+        pd_folders_resolve(t->upload->folders, t->file->folder, &t->folder_request);
     } else {
-        /* A refusal after the file was sent into the folder: it was made sure of twice over. */
+        /* Or the server minds that the order is there already. */
         confirm(t);
         finish(t, 0, NULL, false);
     }
@@ -653,7 +664,7 @@ static void join_burst(struct pd_transfer *t)
 static void folder_known(struct pd_transfer *t, const char *uuid)
 {
     memcpy(t->folder_uuid, uuid, strlen(uuid) + 1);
-    if (t->file)
+    if (t->file && !t->refiled)
         join_burst(t);
     else if (is_confirmed(t))
         finish(t, 0, NULL, false);
