@@ -40,6 +40,7 @@ struct pd_transfer {
     unsigned index; /* FileIndex */
     unsigned n_parts, next_part, acknowledged, parts_out;
     bool wanting;
+    bool refiled;    /* the folder was looked up again after all parts were sent */
     bool verifying;  /* the check comes after the parts */
     uint64_t losses; /* of connections, when it began */
     bool carried;    /* bytes were handed to a connection */
