@@ -255,8 +255,8 @@ static int settle_load(struct journal *j, struct journal_settle *s, struct settl
     return oom ? err_set(e, ERR_NOMEM, "journal: out of memory") : 0;
 }
 
-static int settle_store(struct journal *j, const struct journal_settle *s, bool arrived,
-                        struct err *e)
+static int settle_store(struct journal *j, const struct journal_settle *s, enum delivery_state old,
+                        bool arrived, struct err *e)
 {
     const void *sha256 = s->has_sha256 ? s->sha256 : NULL;
     bool waits = s->state == DELIVERY_WAITING;
@@ -276,7 +276,8 @@ static int settle_store(struct journal *j, const struct journal_settle *s, bool 
                      journal_blob(sha256, JOURNAL_SHA256_SIZE), journal_text(s->remote_id),
                      journal_id(s->bytes), journal_int(clock_realtime_ms()),
                      journal_id(s->delivery_id));
-    if (rc == 0 && sha256 != NULL)
+    /* What ended meanwhile was sent from an older version of the file than its row is about. */
+    if (rc == 0 && sha256 != NULL && old != DELIVERY_ENDED)
         rc = journal_run(&j->db, e, "UPDATE file SET sha256 = ? WHERE id = ? AND past = 0",
                          journal_blob(sha256, JOURNAL_SHA256_SIZE), journal_id(s->file_id));
     return rc;
@@ -292,12 +293,13 @@ static int settle(struct journal *j, struct journal_settle *s, struct settled *o
     /* Its file vanished meanwhile, and it did not arrive: nothing to say. */
     if (old->state == DELIVERY_ENDED && !arrived)
         return 0;
-    if ((old->state != DELIVERY_SENDING && old->state != DELIVERY_ENDED) ||
+    if (s->state == DELIVERY_ENDED || /* its file says so, not a try */
+        (old->state != DELIVERY_SENDING && old->state != DELIVERY_ENDED) ||
         !delivery_state_may(old->state, s->state))
         return err_set(e, ERR_INVALID, "journal: delivery %llu is %s and may not become %s",
                        (unsigned long long)s->delivery_id, delivery_state_name(old->state),
                        delivery_state_name(s->state));
-    rc = settle_store(j, s, arrived, e);
+    rc = settle_store(j, s, old->state, arrived, e);
     if (rc == 0 && old->state == DELIVERY_SENDING && s->state != DELIVERY_QUEUED)
         rc = journal_unblock(j, old->destination, old->sop_instance_uid, e);
     if (rc == 0 && arrived)
