@@ -4,9 +4,14 @@
  * batches; its user says when a batch is dealt with. No more than one batch of each origin is out at a time, so memory
  * stays bounded: a scan waits, and events that do not fit (more than WATCH_MAX_PENDING paths) become one rescan.
  *
- * A candidate from IN_CLOSE_WRITE or IN_MOVED_TO is offered at once; one from a scan on a local file system when its
- * mtime is at least `settle` old (else it is looked at again when it is); one from polling when size and mtime stood
- * still for `settle` between two looks. Loop thread only, but scans run on a thread of their own per watch. */
+ * A candidate from IN_CLOSE_WRITE or IN_MOVED_TO is offered at once, unless it is empty; that, and one from a scan on a
+ * local file system, when its mtime and its ctime (which `cp -p` cannot set back) are at least `settle` old, else it is
+ * looked at again when they are; one from polling when size and mtime stood still for `settle` between two looks, so
+ * each version once per run. A scan that is not a poll offers everything that stands there. The same version may be
+ * offered more than once.
+ *
+ * Loop thread only. A thread per watch does everything that touches the watched file system (scans, stat, adding
+ * inotify watches), so a mount that hangs stops this watch alone. Idle, nothing wakes up but for rescans and polls. */
 #ifndef WATCH_WATCH_H
 #define WATCH_WATCH_H
 
@@ -26,7 +31,8 @@ struct watch_options {
     const char *path;          /* absolute, normalised; must be a folder when the watch opens */
     enum watch_mode mode;      /* AUTO: inotify, poll on network file systems */
     bool recursive;
-    bool follow_symlinks;      /* links are followed only to targets inside the tree; false: not at all */
+    bool follow_symlinks;      /* links are followed, only to targets inside the tree that the scan would not come to
+                                * (in a dot folder, say), which are offered under their own name; false: not at all */
     uint64_t settle_ms;
     uint64_t poll_ms;          /* interval of poll mode */
     uint64_t rescan_ms;        /* interval of the safety net's rescan; 0: none */
@@ -50,7 +56,9 @@ enum watch_notice {
     WATCH_NOTICE_UNREADABLE,  /* a file or folder cannot be read (said once per path); path is given */
     WATCH_NOTICE_GONE,        /* the drop folder itself is gone or its mount hangs; it is looked for again */
     WATCH_NOTICE_BACK,        /* …and it is back */
-    WATCH_NOTICE_REMOVED,     /* an event said that the file `path` left the tree (deleted or moved away) */
+    WATCH_NOTICE_REMOVED,     /* an event said that `path` is no longer there: a file (n = 0; deleted or moved away) or a
+                               * folder moved away with all that was in it (n = 1; maybe within the tree: it is offered
+                               * under its new path then) */
 };
 
 struct watch;
@@ -62,12 +70,14 @@ struct watch_handler {
     void *ctx;
 };
 
-/* Options and handler are copied. The first scan starts at once; batches come from the loop only. */
+/* Options and handler are copied. The first scan starts at once; batches come from the loop only. Waits for the first
+ * look at the folder, for 2 s at most: a mount that does not answer is watched by polling and told of as gone. After a
+ * failure the loop must run on a little, to close handles. */
 int watch_open(struct watch **ret, uv_loop_t *loop, const struct watch_options *options,
                const struct watch_handler *handler, struct err *e);
 void watch_batch_done(struct watch *w, unsigned token);
 /* Whether no scan is under way and no event is waiting: everything that stood there was offered and dealt with, but for
- * files that have yet to settle (watch_settling of them). */
+ * files that have yet to settle (watch_settling of them). No callback tells: ask again, now and then. */
 bool watch_idle(const struct watch *w);
 size_t watch_settling(const struct watch *w);
 /* Scan the whole tree again now (SIGHUP, journal restored). */

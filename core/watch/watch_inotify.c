@@ -81,17 +81,15 @@ static void forget_file(struct watch_scanner *s, const char *path)
     watch_rules_count(s);
 }
 
-static void want_subscan(struct watch_scanner *s, int parent, const char *rel)
+static void want_subscan(struct watch_scanner *s, const char *rel)
 {
     struct watch_walk_task *task, *next;
     size_t length = strlen(rel);
     HASH_FIND(hh, s->subscans, rel, length, task);
-    if (task != NULL) {
-        task->parent = parent;
+    if (task != NULL)
         return;
-    }
     if (HASH_COUNT(s->subscans) < MAX_SUBSCANS) {
-        task = watch_scan_task(parent, rel);
+        task = watch_scan_task(rel);
         if (task != NULL) {
             HASH_ADD_KEYPTR(hh, s->subscans, task->rel, length, task);
             if (task->hh.tbl != NULL)
@@ -119,7 +117,7 @@ static void folder_event(struct watch_scanner *s, const struct inotify_event *ev
         watch_seen_reoffer(&s->seen); /* it may come back as it is */
         watch_scanner_note(s, WATCH_NOTICE_REMOVED, path, 1);
     } else if ((ev->mask & (IN_CREATE | IN_MOVED_TO)) || ((ev->mask & IN_ATTRIB) && child == 0)) {
-        want_subscan(s, ev->wd, rel);
+        want_subscan(s, rel);
     }
 }
 
@@ -210,7 +208,7 @@ static void look(struct watch_scanner *s, const struct watch_pending *p)
         if (!watch_rules_follow(s, p->path, rel, &st))
             return;
         if (S_ISDIR(st.st_mode))
-            want_subscan(s, WATCH_FOLDERS_ROOT, rel);
+            want_subscan(s, rel);
         else if (watch_scanner_path(s, rel, path))
             watch_rules_file(s, WATCH_ORIGIN_EVENTS, WATCH_RULE_AGE, AT_FDCWD, path, path, &st);
         return;

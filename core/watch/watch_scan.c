@@ -41,13 +41,12 @@ struct walk {
     char path[PATH_MAX]; /* absolute */
 };
 
-struct watch_walk_task *watch_scan_task(int parent, const char *rel)
+struct watch_walk_task *watch_scan_task(const char *rel)
 {
     size_t length = strlen(rel);
     struct watch_walk_task *task = calloc(1, sizeof *task + length + 1);
     if (task == NULL)
         return NULL;
-    task->parent = parent;
     memcpy(task->rel, rel, length + 1);
     return task;
 }
@@ -130,8 +129,9 @@ static void push(struct walk *w, int fd, int parent, const char *name)
         (struct level){.dir = dir, .length = strlen(w->path), .wd = wd, .known = known};
 }
 
-/* Opens the folder of a task step by step from the root, through no link. */
-static int open_task(struct walk *w, const struct watch_walk_task *task)
+/* Opens the folder of a task step by step from the root, through no link. *parent is what is
+ * watched above it now; what was when the task was made may have gone elsewhere since. */
+static int open_task(struct walk *w, const struct watch_walk_task *task, int *parent)
 {
     struct watch_scanner *s = w->s;
     if (!watch_scanner_path(s, task->rel, w->path)) {
@@ -139,6 +139,8 @@ static int open_task(struct walk *w, const struct watch_walk_task *task)
         return -1;
     }
     int fd = open(s->root, OPEN_FOLDER);
+    int at = s->folders.root;
+    *parent = WATCH_FOLDERS_ROOT;
     char part[NAME_MAX + 1];
     for (const char *p = task->rel; fd >= 0 && *p != '\0';) {
         size_t n = strcspn(p, "/");
@@ -154,14 +156,17 @@ static int open_task(struct walk *w, const struct watch_walk_task *task)
         close(fd);
         errno = errnum;
         fd = next;
+        *parent = at;
+        at = at != WATCH_FOLDERS_ROOT ? watch_folders_child(&s->folders, at, part)
+                                      : WATCH_FOLDERS_ROOT;
         p += n + (p[n] == '/');
     }
     return fd;
 }
 
-static bool add_task(struct walk *w, int parent, const char *rel)
+static bool add_task(struct walk *w, const char *rel)
 {
-    struct watch_walk_task *task = watch_scan_task(parent, rel);
+    struct watch_walk_task *task = watch_scan_task(rel);
     if (task == NULL) {
         w->s->incomplete = true;
         return false;
@@ -174,7 +179,7 @@ static bool add_task(struct walk *w, int parent, const char *rel)
 static void enter(struct walk *w, const struct level *above, const char *name)
 {
     if (w->depth == MAX_DEPTH) {
-        add_task(w, above->wd, relative(w));
+        add_task(w, relative(w));
         return;
     }
     int fd = openat(dirfd(above->dir), name, OPEN_FOLDER | O_NOFOLLOW);
@@ -219,7 +224,7 @@ static bool follow(struct walk *w, const struct level *in)
     if (!watch_rules_follow(w->s, w->path, rel, &st) || !first_visit(w, &st))
         return true;
     if (S_ISDIR(st.st_mode)) {
-        add_task(w, WATCH_FOLDERS_ROOT, rel);
+        add_task(w, rel);
         return true;
     }
     char path[PATH_MAX];
@@ -302,12 +307,13 @@ bool watch_scan_walk(struct watch_scanner *s, enum watch_walk kind, struct watch
     while (go_on && w.tasks != NULL) {
         struct watch_walk_task *task = w.tasks;
         w.tasks = task->next;
-        int fd = open_task(&w, task);
+        int parent;
+        int fd = open_task(&w, task, &parent);
         const char *slash = strrchr(task->rel, '/');
         if (fd < 0)
             failed(&w, errno);
         else
-            push(&w, fd, task->parent, slash != NULL ? slash + 1 : task->rel);
+            push(&w, fd, parent, slash != NULL ? slash + 1 : task->rel);
         free(task);
         go_on = walk_levels(&w);
     }

@@ -317,7 +317,7 @@ static bool walk_all(struct watch_scanner *s, enum watch_walk kind)
         return true;
     }
     close(fd);
-    struct watch_walk_task *task = watch_scan_task(WATCH_FOLDERS_ROOT, "");
+    struct watch_walk_task *task = watch_scan_task("");
     if (task == NULL) {
         watch_scanner_want_scan(s, clock_monotonic_ms() + RETRY_MS);
         return true;

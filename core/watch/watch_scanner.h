@@ -78,13 +78,11 @@ enum watch_hint {
 };
 struct watch_pending;
 
-/* A folder to walk: from the root for 0/"", else a child of a watched folder, or a path relative to
- * the root. */
+/* A folder to walk. */
 struct watch_walk_task {
     struct watch_walk_task *next;
     UT_hash_handle hh; /* in `subscans` */
-    int parent;        /* watch descriptor or WATCH_FOLDERS_ROOT */
-    char rel[];        /* path relative to the root */
+    char rel[];        /* path relative to the root, "" for the root itself */
 };
 
 struct watch_scanner {
@@ -201,6 +199,6 @@ bool watch_scan_walk(struct watch_scanner *s, enum watch_walk kind, struct watch
 /* Opens the drop folder. On failure it is gone, or (*retry) the failure is ours. */
 int watch_scan_open_root(struct watch_scanner *s, bool *retry);
 /* malloc'ed; NULL when out of memory. */
-struct watch_walk_task *watch_scan_task(int parent, const char *rel);
+struct watch_walk_task *watch_scan_task(const char *rel);
 
 #endif
