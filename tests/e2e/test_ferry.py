@@ -318,7 +318,9 @@ def test_real_files_all_have_a_fate(sandbox, ferries, dicom_samples):
     for row in ferry.files():
         if row["state"] == "rejected":
             assert row["reason"]
-    assert sum(f == "delivered" for f in fates.values()) > len(fates) * 0.7
+    counts = collections.Counter(fates.values())
+    print(counts, collections.Counter(row["reason"] for row in ferry.files() if row["state"] == "rejected"))
+    assert counts["rejected"] < len(fates) * 0.25 and counts["delivered"] > 50
 
 
 def test_large_files_in_parts_over_several_connections(sandbox, ferries):
