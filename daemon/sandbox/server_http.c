@@ -22,6 +22,11 @@
 
 #define MAX_CONTROL 65536
 
+/* An upgraded TLS connection that is given back takes several runs to go, and libmicrohttpd 0.9.75
+ * shows neither by its epoll descriptor nor by MHD_get_timeout that it wants them: until it is
+ * gone, it is run that often. */
+#define GIVEN_BACK_MS 2
+
 struct server_http {
     struct sandbox *sandbox;
     struct MHD_Daemon *daemon;
@@ -30,13 +35,18 @@ struct server_http {
     uv_timer_t timer;
     unsigned handles;
     bool closing;
-    size_t kicks; /* steps of kick_delays_ms still to go */
+    unsigned given_back; /* upgraded connections that libmicrohttpd has not closed yet */
     char url[300];
     char authority[256]; /* host:port as listened on */
     char *cert, *key, *client_ca;
 };
 
-/* What libmicrohttpd keeps for a request. */
+/* What libmicrohttpd keeps for a connection. */
+struct connection {
+    bool upgraded;
+};
+
+/* And for a request. */
 struct exchange {
     struct buf body;
 };
@@ -189,9 +199,12 @@ static void on_upgrade(void *ctx, struct MHD_Connection *c, void *con_cls, const
                        size_t extra_size, MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
 {
     struct server_http *h = ctx;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
 
-    (void)c;
     (void)con_cls;
+    if (info && info->socket_context)
+        ((struct connection *)info->socket_context)->upgraded = true;
     conn_open(h->sandbox, fd, urh, extra, extra_size);
 }
 
@@ -335,16 +348,24 @@ static void on_completed(void *ctx, struct MHD_Connection *c, void **con_cls,
     *con_cls = NULL;
 }
 
-/* Before the handshake: without a certificate there is none. */
 static void on_connection(void *ctx, struct MHD_Connection *c, void **socket_ctx,
                           enum MHD_ConnectionNotificationCode code)
 {
     struct server_http *h = ctx;
+    struct connection *connection = *socket_ctx;
     const union MHD_ConnectionInfo *info;
 
-    (void)socket_ctx;
-    if (code != MHD_CONNECTION_NOTIFY_STARTED || !h->client_ca)
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+        if (connection && connection->upgraded)
+            h->given_back--;
+        free(connection);
+        *socket_ctx = NULL;
         return;
+    }
+    *socket_ctx = calloc(1, sizeof *connection);
+    if (!h->client_ca)
+        return;
+    /* Before the handshake: without a certificate there is none. */
     info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_GNUTLS_SESSION);
     if (info)
         gnutls_certificate_server_set_request(info->tls_session, GNUTLS_CERT_REQUIRE);
@@ -362,36 +383,31 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     run(poll->data);
 }
 
-/* An upgraded TLS connection that is given back takes several runs to go, and libmicrohttpd 0.9.75
- * shows neither by its epoll descriptor nor by MHD_get_timeout that it wants them: without these
- * the peer waits for the end. */
-static const uint64_t kick_delays_ms[] = {100, 20, 5, 1, 0, 0}; /* the last first */
-
 static void run(struct server_http *h)
 {
     MHD_UNSIGNED_LONG_LONG ms;
-    bool wanted;
 
     if (h->closing)
         return;
     MHD_run(h->daemon);
-    wanted = MHD_get_timeout(h->daemon, &ms) == MHD_YES;
-    if (h->kicks != 0 && (!wanted || ms > kick_delays_ms[h->kicks - 1])) {
-        ms = kick_delays_ms[--h->kicks];
-        wanted = true;
+    if (MHD_get_timeout(h->daemon, &ms) != MHD_YES) {
+        if (h->given_back == 0) {
+            uv_timer_stop(&h->timer);
+            return;
+        }
+        ms = GIVEN_BACK_MS;
     }
-    if (wanted)
-        uv_timer_start(&h->timer, on_timer, ms, 0);
-    else
-        uv_timer_stop(&h->timer);
+    if (h->given_back != 0 && ms > GIVEN_BACK_MS)
+        ms = GIVEN_BACK_MS;
+    uv_timer_start(&h->timer, on_timer, ms, 0);
 }
 
-void server_http_kick(struct server_http *h)
+void server_http_give_back(struct server_http *h, struct MHD_UpgradeResponseHandle *urh)
 {
-    if (!h || h->closing)
-        return;
-    h->kicks = sizeof kick_delays_ms / sizeof kick_delays_ms[0];
-    uv_timer_start(&h->timer, on_timer, 0, 0);
+    MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
+    h->given_back++;
+    if (!h->closing)
+        uv_timer_start(&h->timer, on_timer, 0, 0);
 }
 
 /* --- opening

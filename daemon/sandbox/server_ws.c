@@ -383,8 +383,7 @@ static void on_handle_closed(uv_handle_t *handle)
 
     if (--s->handles != 0)
         return;
-    MHD_upgrade_action(s->urh, MHD_UPGRADE_ACTION_CLOSE);
-    server_http_kick(s->conn->sandbox->http);
+    server_http_give_back(s->conn->sandbox->http, s->urh);
     wslay_event_context_free(s->ws);
     buf_free(&s->out);
     free(s->message);
@@ -461,5 +460,5 @@ void conn_open(struct sandbox *sb, int fd, struct MHD_UpgradeResponseHandle *urh
 fail:
     free(c);
     free(s);
-    MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
+    server_http_give_back(sb->http, urh);
 }

@@ -806,7 +806,7 @@ def test_vendor_frames_replayed_in_order(sandboxes):
 
     run(go())
     held = sandbox.held()
-    folder = "88888888-8888-4888-8888-888888888888"
+    folder = "new"  # as UpdateFolderWithJSON called it
     assert (folder, sha256(small)) in held
     assert held[folder, sha256(small)][0] == sum(
         1 for v in recorded["vectors"] if v["method"].startswith("UploadDicom"))
