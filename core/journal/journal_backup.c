@@ -200,7 +200,7 @@ static void background_main(void *arg)
     uv_mutex_unlock(&j->mutex);
 }
 
-int journal_background_start(struct journal *j, int kind, struct err *e)
+int journal_background_start(struct journal *j, enum journal_background_kind kind, struct err *e)
 {
     struct journal_background *b = &j->background;
 

@@ -98,11 +98,17 @@ int journal_recover_check(struct journal_db *db, struct err *e);
 
 /* ---- journal_backup.c ---- */
 
+enum journal_background_kind {
+    JOURNAL_BACKGROUND_NONE,
+    JOURNAL_BACKGROUND_CHECK,
+    JOURNAL_BACKGROUND_BACKUP,
+};
+
 /* The one thing that runs in the background at a time. Behind the journal's mutex but for `thread`.
  */
 struct journal_background {
     uv_thread_t thread;
-    enum { JOURNAL_BACKGROUND_NONE, JOURNAL_BACKGROUND_CHECK, JOURNAL_BACKGROUND_BACKUP } kind;
+    enum journal_background_kind kind;
     bool finished; /* the thread is at its end: join it */
     bool stop;
     sqlite3 *connection; /* to interrupt */
@@ -111,7 +117,7 @@ struct journal_background {
 };
 
 /* Journal thread: starts, stops early, and joins (giving status and *e). */
-int journal_background_start(struct journal *j, int kind, struct err *e);
+int journal_background_start(struct journal *j, enum journal_background_kind kind, struct err *e);
 void journal_background_stop(struct journal *j);
 int journal_background_join(struct journal *j, struct err *e);
 /* An empty file, 0600, for a database at `path`, in place of what is there. */

@@ -19,7 +19,7 @@ static unsigned long files = 1000000, admitted, done;
 struct slot {
     struct journal_admit admit;
     struct journal_new_delivery delivery;
-    char path[128], sop[80], study[80], series[80];
+    char path[128], sop[128], study[64], series[96];
 };
 
 static void die(const char *what, const struct err *e)
