@@ -577,6 +577,8 @@ static void on_session_closed(void *ctx)
     struct impl *impl = ctx;
     void (*cb)(void *ctx) = impl->closed_cb;
     void *closed_ctx = impl->closed_ctx;
+    pd_upload_free(
+        impl->upload); /* not before: we may have been closed from one of its callbacks */
     free(impl);
     cb(closed_ctx);
 }
@@ -588,7 +590,6 @@ static void maybe_closed(struct impl *impl)
     struct pd_session *session = impl->session;
     impl->session = NULL;
     pd_session_close(session, on_session_closed, impl);
-    pd_upload_free(impl->upload);
 }
 
 static void type_close(void *p, void (*cb)(void *ctx), void *ctx)

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "postdicom/pd_burst.h"
+#include "postdicom/pd_filed.h"
 #include "postdicom/pd_folder.h"
 
 #include <stdlib.h>
@@ -20,7 +21,6 @@
 #include <utlist.h>
 
 #define MAX_SENDS           4
-#define MAX_CONFIRMED       1024
 #define ADD_ORDER_TO_FOLDER 8
 
 enum state { WAIT_SESSION, WAIT_FOLDER, WAIT_BURST, IDENTIFY, CHECK, SEND, FILE_ORDER };
@@ -62,12 +62,6 @@ struct part {
     char *json;
 };
 
-/* An order that is known to be in a folder. */
-struct confirmed {
-    char *key;
-    UT_hash_handle hh;
-};
-
 struct opening {
     struct pd_call call;
     struct pd_upload *upload;
@@ -81,7 +75,7 @@ struct pd_upload {
     const struct pd_options *options;
     struct pd_folders *folders;
     struct pd_bursts bursts;
-    struct confirmed *confirmed;
+    struct pd_filed filed;
     void (*release)(uint8_t *buffer, size_t size, void *ctx);
     void *ctx;
 };
@@ -206,48 +200,6 @@ static bool resendable(const struct pd_call *c, int status, unsigned sends)
 
 /* ---- order into folder ---- */
 
-static char *confirmed_key(const struct pd_transfer *t)
-{
-    char *key = NULL;
-    return asprintf(&key, "%s %s", t->order, t->folder_uuid) < 0 ? NULL : key;
-}
-
-static bool is_confirmed(const struct pd_transfer *t)
-{
-    struct confirmed *c = NULL;
-    char *key = confirmed_key(t);
-    if (key)
-        HASH_FIND_STR(t->upload->confirmed, key, c);
-    free(key);
-    return c != NULL;
-}
-
-static void confirmed_free(struct pd_upload *u, struct confirmed *c)
-{
-    HASH_DEL(u->confirmed, c);
-    free(c->key);
-    free(c);
-}
-
-static void confirm(const struct pd_transfer *t)
-{
-    struct pd_upload *u = t->upload;
-    struct confirmed *c = calloc(1, sizeof(*c));
-    if (!c || is_confirmed(t)) {
-        free(c);
-        return;
-    }
-    if (HASH_COUNT(u->confirmed) >= MAX_CONFIRMED)
-        confirmed_free(u, u->confirmed); /* the oldest */
-    c->key = confirmed_key(t);
-    if (c->key)
-        HASH_ADD_KEYPTR(hh, u->confirmed, c->key, strlen(c->key), c);
-    if (!c->key || !c->hh.tbl) {
-        free(c->key);
-        free(c);
-    }
-}
-
 static void on_folder(struct pd_folder_request *r, int status, const char *uuid,
                       const struct err *e);
 
@@ -277,7 +229,7 @@ static void on_filed(struct pd_call *c, int status, const struct pd_answer *a, c
         pd_folders_resolve(t->upload->folders, t->file->folder, &t->folder_request);
     } else {
         /* Or the server minds that the order is there already. */
-        confirm(t);
+        pd_filed_add(&t->upload->filed, t->order, t->folder_uuid);
         finish(t, 0, NULL, false);
     }
 }
@@ -307,7 +259,8 @@ static void file_order(struct pd_transfer *t)
 static void make_sure_of_folder(struct pd_transfer *t)
 {
     leave_burst(t);
-    if (!t->folder_uuid[0] || !t->order[0] || is_confirmed(t)) {
+    if (!t->folder_uuid[0] || !t->order[0] ||
+        pd_filed_has(&t->upload->filed, t->order, t->folder_uuid)) {
         finish(t, 0, NULL, false);
         return;
     }
@@ -667,7 +620,7 @@ static void folder_known(struct pd_transfer *t, const char *uuid)
     memcpy(t->folder_uuid, uuid, strlen(uuid) + 1);
     if (t->file && !t->refiled)
         join_burst(t);
-    else if (is_confirmed(t))
+    else if (pd_filed_has(&t->upload->filed, t->order, t->folder_uuid))
         finish(t, 0, NULL, false);
     else
         file_order(t);
@@ -812,8 +765,7 @@ void pd_upload_free(struct pd_upload *u)
 {
     if (!u)
         return;
-    while (u->confirmed)
-        confirmed_free(u, u->confirmed);
+    pd_filed_clear(&u->filed);
     pd_bursts_clear(&u->bursts);
     pd_folders_free(u->folders);
     free(u);

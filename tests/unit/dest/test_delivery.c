@@ -6,7 +6,9 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -544,6 +546,31 @@ static void test_rate_limit(void **state)
     assert_true((uv_hrtime() - start) / 1000000 >= 900);
 }
 
+/* Memory does not grow with the file. */
+static void test_large(void **state)
+{
+    const size_t size = (size_t)300 << 20;
+    struct rig_file f;
+    struct rusage before, after;
+    struct stat st;
+    (void)state;
+    rig_sandbox("--discard", NULL);
+    rig_open();
+    rig_make(&f, "a", RIG_STUDY, RIG_STUDY ".1.1", 1000, 1);
+    assert_int_equal(truncate(f.path, (off_t)size), 0);
+    assert_int_equal(stat(f.path, &st), 0);
+    f.delivery.size = size;
+    f.delivery.mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    getrusage(RUSAGE_SELF, &before);
+    rig_deliver(&f);
+    getrusage(RUSAGE_SELF, &after);
+    assert_verdict(&f, DEST_DELIVERED);
+    assert_int_equal(f.result.bytes, size);
+#ifndef __SANITIZE_ADDRESS__
+    assert_true(after.ru_maxrss - before.ru_maxrss < 32 * 1024);
+#endif
+}
+
 /* The server's idle close is no failure, and ours neither. */
 static void test_idle(void **state)
 {
@@ -657,6 +684,7 @@ int main(int argc, char **argv)
         T(close_deadline),
         T(close_at_once),
         T(rate_limit),
+        T(large),
         T(idle),
         T(doctor),
     };

@@ -3,6 +3,7 @@
 #include "postdicom/pd_address.h"
 #include "postdicom/pd_answer.h"
 #include "postdicom/pd_burst.h"
+#include "postdicom/pd_filed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -274,14 +275,34 @@ static void test_bursts_bounded(void **state)
     pd_bursts_clear(&t);
 }
 
+static void test_filed(void **state)
+{
+    struct pd_filed f = {0};
+    char order[16];
+    (void)state;
+    assert_false(pd_filed_has(&f, "o", "f"));
+    pd_filed_add(&f, "o", "f");
+    pd_filed_add(&f, "o", "f");
+    assert_true(pd_filed_has(&f, "o", "f"));
+    assert_false(pd_filed_has(&f, "o", "g"));
+    for (int i = 0; i < 5000; i++) {
+        snprintf(order, sizeof(order), "%d", i);
+        pd_filed_add(&f, order, "f");
+    }
+    assert_false(pd_filed_has(&f, "o", "f")); /* bounded: the oldest went */
+    assert_true(pd_filed_has(&f, "4999", "f"));
+    pd_filed_clear(&f);
+    assert_false(pd_filed_has(&f, "4999", "f"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_codes),          cmocka_unit_test(test_long_reason),
-        cmocka_unit_test(test_frame_success),  cmocka_unit_test(test_order),
-        cmocka_unit_test(test_account),        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_urls),           cmocka_unit_test(test_bursts),
-        cmocka_unit_test(test_bursts_bounded),
+        cmocka_unit_test(test_codes),       cmocka_unit_test(test_filed),
+        cmocka_unit_test(test_long_reason), cmocka_unit_test(test_frame_success),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_account),
+        cmocka_unit_test(test_addresses),   cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_bursts),      cmocka_unit_test(test_bursts_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
