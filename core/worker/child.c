@@ -2,10 +2,8 @@
 #include "worker/worker.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,11 +37,6 @@ static void take_fds(struct msghdr *message, int fds[WORKER_MAX_FDS], size_t *n_
                 close(fd);
         }
     }
-}
-
-void worker_child_setup(void)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 long worker_receive(void *buffer, size_t capacity, int fds[WORKER_MAX_FDS], size_t *n_fds)

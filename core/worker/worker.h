@@ -73,10 +73,9 @@ unsigned worker_pending(const struct worker_pool *p);
  * last is reaped. The pool is freed before cb. */
 void worker_pool_close(struct worker_pool *p, void (*cb)(void *ctx), void *ctx);
 
-/* In the worker program, first thing in main: it dies with its parent, whatever it is doing. */
-void worker_child_setup(void);
-/* In the worker program: one message from descriptor 3, blocking. fds[*n_fds] are the receiver's to
- * close. Returns the size, 0 at the end of file, a negative ERR_ code otherwise. */
+/* In the worker program, which should begin with prctl(PR_SET_PDEATHSIG, SIGKILL): one message from
+ * descriptor 3, blocking. fds[*n_fds] are the receiver's to close. Returns the size, 0 at the end
+ * of file, a negative ERR_ code otherwise. */
 long worker_receive(void *buffer, size_t capacity, int fds[WORKER_MAX_FDS], size_t *n_fds);
 /* In the worker program: sends the answer. */
 int worker_answer(const void *data, size_t size);

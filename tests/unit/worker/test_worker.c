@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -40,7 +41,7 @@ int main(void)
 {
     static char request[WORKER_MAX_MESSAGE], huge[2 * WORKER_MAX_MESSAGE];
     signal(SIGPIPE, SIG_IGN);
-    worker_child_setup();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     misbehave_at_start();
     unsigned served = 0;
     for (;;) {
