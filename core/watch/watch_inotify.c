@@ -9,7 +9,6 @@
 #include <sys/inotify.h>
 
 #define MAX_SUBSCANS 4096
-#define MAX_NOTES    4096
 
 struct watch_pending {
     UT_hash_handle hh;
@@ -175,7 +174,7 @@ bool watch_inotify_waiting(const struct watch_scanner *s)
 
 void watch_inotify_events(struct watch_scanner *s)
 {
-    while (count_notes(s) < MAX_NOTES) {
+    while (count_notes(s) < WATCH_MAX_NOTES) {
         if (s->parse_at == s->parse_size) {
             pthread_mutex_lock(&s->ch.lock);
             char *full = s->ch.relay;

@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_NOTES  4096
 #define BREATH_MS  2
 #define PROBE_MS   2000
 #define RETRY_MS   5000
@@ -383,7 +382,7 @@ static uint64_t next_due(struct watch_scanner *s) /* locked */
     if (ch->stop || ch->attention || ch->rescan || s->root_doubt)
         return 0;
     uint64_t due = UINT64_MAX;
-    if (watch_inotify_waiting(s) && ch->n_notes < MAX_NOTES)
+    if (watch_inotify_waiting(s) && ch->n_notes < WATCH_MAX_NOTES)
         return 0;
     if (s->pending != NULL && ch->slots[WATCH_ORIGIN_EVENTS].posted == NULL)
         return 0;
