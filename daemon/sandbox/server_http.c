@@ -1,17 +1,16 @@
 #include "sandbox/server_http.h"
 
 #include "base/buf.h"
-#include "base/fsutil.h"
 #include "base/log.h"
 #include "sandbox/dispatch.h"
 #include "sandbox/server_ws.h"
 #include "sandbox/sessions.h"
+#include "sandbox/tls.h"
 
 #include <arpa/inet.h>
 #include <cjson/cJSON.h>
 #include <ctype.h>
 #include <errno.h>
-#include <gnutls/gnutls.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <stdlib.h>
@@ -22,31 +21,21 @@
 
 #define MAX_CONTROL 65536
 
-/* An upgraded TLS connection that is given back takes several runs to go, and libmicrohttpd 0.9.75
- * shows neither by its epoll descriptor nor by MHD_get_timeout that it wants them: until it is
- * gone, it is run that often. */
-#define GIVEN_BACK_MS 2
-
 struct server_http {
     struct sandbox *sandbox;
     struct MHD_Daemon *daemon;
     int listen_fd;
+    struct tls *tls; /* NULL: plain */
     uv_poll_t poll;
+    uv_poll_t accept; /* with TLS: then libmicrohttpd does not listen itself */
     uv_timer_t timer;
     unsigned handles;
     bool closing;
-    unsigned given_back; /* upgraded connections that libmicrohttpd has not closed yet */
     char url[300];
     char authority[256]; /* host:port as listened on */
-    char *cert, *key, *client_ca;
 };
 
-/* What libmicrohttpd keeps for a connection. */
-struct connection {
-    bool upgraded;
-};
-
-/* And for a request. */
+/* What libmicrohttpd keeps for a request. */
 struct exchange {
     struct buf body;
 };
@@ -199,12 +188,9 @@ static void on_upgrade(void *ctx, struct MHD_Connection *c, void *con_cls, const
                        size_t extra_size, MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
 {
     struct server_http *h = ctx;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
 
+    (void)c;
     (void)con_cls;
-    if (info && info->socket_context)
-        ((struct connection *)info->socket_context)->upgraded = true;
     conn_open(h->sandbox, fd, urh, extra, extra_size);
 }
 
@@ -283,17 +269,6 @@ static enum MHD_Result answer_control(struct server_http *h, struct MHD_Connecti
  * -------------------------------------------------------------------------------------------------
  */
 
-static bool client_certificate_valid(struct server_http *h, struct MHD_Connection *c)
-{
-    const union MHD_ConnectionInfo *info;
-    unsigned int status = 0;
-
-    if (!h->client_ca)
-        return true;
-    info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_GNUTLS_SESSION);
-    return info && gnutls_certificate_verify_peers2(info->tls_session, &status) == 0 && status == 0;
-}
-
 static bool wants_upgrade(struct MHD_Connection *c)
 {
     const char *upgrade = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_UPGRADE);
@@ -322,9 +297,6 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *c, const cha
         *size = 0;
         return MHD_YES;
     }
-    if (!client_certificate_valid(h, c))
-        return respond(c, MHD_HTTP_FORBIDDEN, "text/plain",
-                       "The client certificate is not trusted.\n");
     if (control && (get || strcmp(method, "POST") == 0))
         return answer_control(h, c, method, &x->body);
     if (!get)
@@ -348,29 +320,6 @@ static void on_completed(void *ctx, struct MHD_Connection *c, void **con_cls,
     *con_cls = NULL;
 }
 
-static void on_connection(void *ctx, struct MHD_Connection *c, void **socket_ctx,
-                          enum MHD_ConnectionNotificationCode code)
-{
-    struct server_http *h = ctx;
-    struct connection *connection = *socket_ctx;
-    const union MHD_ConnectionInfo *info;
-
-    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-        if (connection && connection->upgraded)
-            h->given_back--;
-        free(connection);
-        *socket_ctx = NULL;
-        return;
-    }
-    *socket_ctx = calloc(1, sizeof *connection);
-    if (!h->client_ca)
-        return;
-    /* Before the handshake: without a certificate there is none. */
-    info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_GNUTLS_SESSION);
-    if (info)
-        gnutls_certificate_server_set_request(info->tls_session, GNUTLS_CERT_REQUIRE);
-}
-
 static void on_timer(uv_timer_t *timer)
 {
     run(timer->data);
@@ -390,24 +339,38 @@ static void run(struct server_http *h)
     if (h->closing)
         return;
     MHD_run(h->daemon);
-    if (MHD_get_timeout(h->daemon, &ms) != MHD_YES) {
-        if (h->given_back == 0) {
-            uv_timer_stop(&h->timer);
-            return;
-        }
-        ms = GIVEN_BACK_MS;
-    }
-    if (h->given_back != 0 && ms > GIVEN_BACK_MS)
-        ms = GIVEN_BACK_MS;
-    uv_timer_start(&h->timer, on_timer, ms, 0);
+    if (MHD_get_timeout(h->daemon, &ms) == MHD_YES)
+        uv_timer_start(&h->timer, on_timer, ms, 0);
+    else
+        uv_timer_stop(&h->timer);
 }
 
 void server_http_give_back(struct server_http *h, struct MHD_UpgradeResponseHandle *urh)
 {
     MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
-    h->given_back++;
+    /* It closes the socket the next time it runs, and does not ask for that by itself. */
     if (!h->closing)
         uv_timer_start(&h->timer, on_timer, 0, 0);
+}
+
+static void on_accept(uv_poll_t *poll, int status, int events)
+{
+    struct server_http *h = poll->data;
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    int fd, plain;
+
+    (void)status;
+    (void)events;
+    fd = accept4(h->listen_fd, (struct sockaddr *)&address, &size, SOCK_CLOEXEC);
+    if (fd < 0)
+        return;
+    plain = tls_wrap(h->tls, fd);
+    if (plain < 0)
+        return;
+    /* It makes the socket non-blocking, and closes it if it refuses. */
+    (void)MHD_add_connection(h->daemon, plain, (struct sockaddr *)&address, size);
+    run(h);
 }
 
 /* --- opening
@@ -448,51 +411,35 @@ static int listen_on(struct server_http *h, struct err *e)
     return 0;
 }
 
-static int read_pem(const char *path, char **ret, struct err *e)
-{
-    size_t size;
-
-    return path ? fsutil_read_file(path, 1 << 20, ret, &size, e) : 0;
-}
-
 static int start_daemon(struct server_http *h, struct err *e)
 {
     const struct sandbox_options *o = &h->sandbox->options;
-    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_UPGRADE | (o->tls_cert ? MHD_USE_TLS : 0u);
-    struct MHD_OptionItem options[8];
-    size_t n = 0;
-    int rc = read_pem(o->tls_cert, &h->cert, e);
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_UPGRADE;
+    struct MHD_OptionItem options[2] = {{MHD_OPTION_LISTEN_SOCKET, h->listen_fd, NULL},
+                                        {MHD_OPTION_END, 0, NULL}};
+    int rc;
 
-    if (rc == 0)
-        rc = read_pem(o->tls_key, &h->key, e);
-    if (rc == 0)
-        rc = read_pem(o->tls_client_ca, &h->client_ca, e);
-    if (rc)
-        return rc;
-    options[n++] = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, h->listen_fd, NULL};
-    if (h->cert) {
-        options[n++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, h->cert};
-        options[n++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_KEY, 0, h->key};
+    if (o->tls_cert) {
+        rc = tls_open(&h->tls, o->tls_cert, o->tls_key, o->tls_client_ca, e);
+        if (rc)
+            return rc;
+        flags |= MHD_USE_NO_LISTEN_SOCKET;
+        options[0].option = MHD_OPTION_END;
     }
-    if (h->client_ca)
-        options[n++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_TRUST, 0, h->client_ca};
-    options[n] = (struct MHD_OptionItem){MHD_OPTION_END, 0, NULL};
     h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_NOTIFY_COMPLETED,
-                                 on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
-                                 MHD_OPTION_CONNECTION_LIMIT, 4096u, MHD_OPTION_ARRAY, options,
-                                 MHD_OPTION_END);
-    if (!h->daemon)
-        return err_set(
-            e, ERR_INVALID, "cannot start the HTTP server%s",
-            h->cert ? ": is the certificate and its key PEM, and do they belong together?" : "");
-    return 0;
+                                 on_completed, h, MHD_OPTION_CONNECTION_LIMIT, 4096u,
+                                 MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+    return h->daemon ? 0 : err_set(e, ERR_IO, "cannot start the HTTP server");
 }
 
+/* With TLS the listening socket is ours, otherwise libmicrohttpd's once it runs. */
 static void free_http(struct server_http *h)
 {
-    free(h->cert);
-    free(h->key);
-    free(h->client_ca);
+    if (h->daemon)
+        MHD_stop_daemon(h->daemon);
+    if (h->listen_fd >= 0 && (h->tls || !h->daemon))
+        close(h->listen_fd);
+    tls_close(h->tls);
     free(h);
 }
 
@@ -510,21 +457,22 @@ int server_http_open(struct server_http **ret, struct sandbox *sb, struct err *e
     if (rc == 0)
         rc = start_daemon(h, e);
     if (rc) {
-        if (h->listen_fd >= 0)
-            close(h->listen_fd);
         free_http(h);
         return rc;
     }
     info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
     if (!info || uv_poll_init(sb->loop, &h->poll, info->epoll_fd) != 0) {
-        MHD_stop_daemon(h->daemon);
         free_http(h);
         return err_set(e, ERR_IO, "cannot poll the HTTP server");
     }
     uv_timer_init(sb->loop, &h->timer);
-    h->poll.data = h->timer.data = h;
+    h->poll.data = h->timer.data = h->accept.data = h;
     h->handles = 2;
     uv_poll_start(&h->poll, UV_READABLE, on_poll);
+    if (h->tls && uv_poll_init(sb->loop, &h->accept, h->listen_fd) == 0) {
+        h->handles = 3;
+        uv_poll_start(&h->accept, UV_READABLE, on_accept);
+    }
     *ret = h;
     run(h);
     return 0;
@@ -539,10 +487,8 @@ static void on_handle_closed(uv_handle_t *handle)
 {
     struct server_http *h = handle->data;
 
-    if (--h->handles != 0)
-        return;
-    MHD_stop_daemon(h->daemon);
-    free_http(h);
+    if (--h->handles == 0)
+        free_http(h);
 }
 
 void server_http_close(struct server_http *h)
@@ -550,6 +496,8 @@ void server_http_close(struct server_http *h)
     if (!h)
         return;
     h->closing = true;
+    if (h->handles == 3)
+        uv_close((uv_handle_t *)&h->accept, on_handle_closed);
     uv_close((uv_handle_t *)&h->poll, on_handle_closed);
     uv_close((uv_handle_t *)&h->timer, on_handle_closed);
 }
