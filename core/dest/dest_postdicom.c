@@ -1,13 +1,11 @@
 /* Deliveries to PostDICOM: keys from their secrets, a session, uploads. The secrets are read on the
  * pool before the first session and again after the keys were refused; deliveries wait for that. */
+#include "dest/dest_postdicom_doctor.h"
 #include "dest/dest_type.h"
-#include "postdicom/pd_folder.h"
 #include "postdicom/pd_upload.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,15 +17,6 @@
 enum keys_state { KEYS_WANTED, KEYS_READING, KEYS_READY };
 
 struct transfer;
-
-struct doctor {
-    void (*line)(const char *text, void *ctx);
-    void (*done)(int status, void *ctx);
-    void *ctx;
-    struct pd_waiter waiter;
-    struct pd_call call;
-    char *json;
-};
 
 struct impl {
     struct dest *front;
@@ -41,8 +30,10 @@ struct impl {
     char *account_key, *api_key; /* while KEYS_READING */
     int keys_status;
     struct err keys_err;
-    struct transfer *waiting; /* for the keys */
-    struct doctor *doctor;
+    struct transfer *waiting;        /* for the keys */
+    struct postdicom_doctor *doctor; /* waits for the keys, or is at work */
+    void (*doctor_done)(int status, void *ctx);
+    void *doctor_ctx;
     unsigned jobs; /* on the pool, and with the DICOM reader */
     bool closing;
     void (*closed_cb)(void *ctx);
@@ -325,8 +316,6 @@ static void keys_work(struct job *job)
         impl->keys_status = secret_read(&c->api_key, &impl->api_key, &impl->keys_err);
 }
 
-static void doctor_keys(struct impl *impl, const struct err *e);
-
 static void keys_done(struct job *job)
 {
     struct impl *impl = job->data;
@@ -360,7 +349,8 @@ static void keys_done(struct job *job)
         else
             go(x);
     }
-    doctor_keys(impl, status ? &e : NULL);
+    if (impl->doctor)
+        postdicom_doctor_keys(impl->doctor, status ? &e : NULL);
     maybe_closed(impl);
 }
 
@@ -397,112 +387,36 @@ static void on_down(int status, uint64_t retry_after_ms, const struct err *e, vo
 
 /* ---- doctor ---- */
 
-static void say(struct impl *impl, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void say(struct impl *impl, const char *format, ...)
-{
-    char text[700];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    impl->doctor->line(text, impl->doctor->ctx);
-}
-
-static void doctor_done(struct impl *impl, int status)
-{
-    struct doctor *doctor = impl->doctor;
-    impl->doctor = NULL;
-    doctor->done(status, doctor->ctx);
-    free(doctor->json);
-    free(doctor);
-}
-
 static void on_step(enum pd_login_step step, void *ctx)
 {
     struct impl *impl = ctx;
-    if (impl->doctor && step != PD_LOGIN_DONE)
-        say(impl, "ok: %s", pd_login_step_name(step));
+    if (impl->doctor)
+        postdicom_doctor_step(impl->doctor, step);
 }
 
-static void on_doctor_folders(struct pd_call *c, int status, const struct pd_answer *a,
-                              const struct err *e)
+static void on_doctor_done(int status, void *ctx)
 {
-    struct impl *impl = c->ctx;
-    if (status) {
-        say(impl, "failed: folder list: %s", e->text);
-    } else if (!a->ok) {
-        status = ERR_REFUSED;
-        say(impl, "failed: folder list: the server refused: %s",
-            a->text[0] ? a->text : "(it gives no reason)");
-    } else {
-        const cJSON *folder = cJSON_GetObjectItemCaseSensitive(a->result, "Folder");
-        const cJSON *list = cJSON_GetObjectItemCaseSensitive(folder, "SubFolderList");
-        if (cJSON_IsArray(list))
-            say(impl, "ok: folder list: %d folders at the top", cJSON_GetArraySize(list));
-        else
-            say(impl, "warning: folder list: answered, but not in the form that is expected "
-                      "(Folder.SubFolderList); uploads into folders may fail");
-        say(impl,
-            "not tried: what can be found out only by writing (parts in flight, existence checks, "
-            "how orders merge, creating folders): see docs/postdicom-assumptions.md");
-    }
-    doctor_done(impl, status);
-}
-
-static void on_doctor_ready(struct pd_waiter *w, int status, const struct err *e)
-{
-    struct impl *impl = w->ctx;
-    if (status) {
-        say(impl, "failed: %s", e->text);
-        doctor_done(impl, status);
-        return;
-    }
-    const struct pd_account *account = pd_session_account(impl->session);
-    say(impl, "ok: user found, 1 of %zu of the account", account->n_users);
-    say(impl, "ok: institution found, 1 of %zu of the user", account->n_institutions);
-    struct doctor *doctor = impl->doctor;
-    doctor->json =
-        pd_params_folder_list(pd_session_keys(impl->session), account->user_uuid, NULL, "", false);
-    if (!doctor->json) {
-        doctor_done(impl, ERR_NOMEM);
-        return;
-    }
-    doctor->call =
-        (struct pd_call){.request = {.type = FRAME_GENERAL, .management = 3, .json = doctor->json},
-                         .cb = on_doctor_folders,
-                         .ctx = impl};
-    pd_session_send(impl->session, &doctor->call);
-}
-
-static void doctor_keys(struct impl *impl, const struct err *e)
-{
-    struct doctor *doctor = impl->doctor;
-    if (!doctor)
-        return;
-    if (e) {
-        say(impl, "failed: %s", e->text);
-        doctor_done(impl, e->code);
-        return;
-    }
-    say(impl, "ok: keys can be read");
-    doctor->waiter = (struct pd_waiter){.cb = on_doctor_ready, .ctx = impl};
-    pd_session_ready(impl->session, &doctor->waiter);
+    struct impl *impl = ctx;
+    void (*done)(int status, void *ctx) = impl->doctor_done;
+    impl->doctor = NULL;
+    done(status, impl->doctor_ctx);
 }
 
 static void type_doctor(void *p, void (*line)(const char *text, void *ctx),
                         void (*done)(int status, void *ctx), void *ctx)
 {
     struct impl *impl = p;
-    struct doctor *doctor = impl->doctor ? NULL : calloc(1, sizeof(*doctor));
-    if (!doctor) {
-        done(impl->doctor ? ERR_BUSY : ERR_NOMEM, ctx);
+    if (impl->doctor) {
+        done(ERR_BUSY, ctx);
         return;
     }
-    doctor->line = line;
-    doctor->done = done;
-    doctor->ctx = ctx;
-    impl->doctor = doctor;
+    impl->doctor = postdicom_doctor_new(impl->session, line, ctx, on_doctor_done, impl);
+    if (!impl->doctor) {
+        done(ERR_NOMEM, ctx);
+        return;
+    }
+    impl->doctor_done = done;
+    impl->doctor_ctx = ctx;
     if (impl->keys != KEYS_READING)
         read_keys(impl);
 }

@@ -28,6 +28,7 @@ uv_loop_t rig_loop;
 char rig_folder[64];
 struct config_destination rig_config;
 struct dest *rig_dest;
+void (*rig_on_done)(void);
 
 static struct job_queue *jobs;
 static struct dicom_reader *reader;
@@ -252,6 +253,8 @@ static void on_done(struct dest_delivery *d, const struct dest_result *r)
     struct rig_file *f = d->ctx;
     f->result = *r;
     f->done++;
+    if (rig_on_done)
+        rig_on_done();
 }
 
 void rig_make(struct rig_file *f, const char *name, const char *study, const char *sop, size_t size,
@@ -378,6 +381,7 @@ int rig_setup(void **state)
     snprintf(rig_folder, sizeof(rig_folder), "/tmp/dcmferry-dest-XXXXXX");
     assert_non_null(mkdtemp(rig_folder));
     port = 0;
+    rig_on_done = NULL;
     job_setup(4);
     assert_int_equal(uv_loop_init(&rig_loop), 0);
     assert_int_equal(job_queue_open(&jobs, &rig_loop, 4), 0);

@@ -48,6 +48,8 @@ unsigned rig_orders(void);
 extern struct config_destination rig_config;
 void rig_open(void);
 extern struct dest *rig_dest;
+/* Called after each result, from within the delivery's callback; NULL: nothing. */
+extern void (*rig_on_done)(void);
 void rig_close(uint64_t deadline_ms);
 
 /* Writes a DICOM file of about `size` bytes whose pixels depend on `seed`, and a delivery of it. */

@@ -515,6 +515,52 @@ static void test_close_deadline(void **state)
     }
 }
 
+static bool closed_within;
+
+static void on_closed_within(void *ctx)
+{
+    (void)ctx;
+    closed_within = true;
+}
+
+static void close_within(void)
+{
+    struct dest *d = rig_dest;
+    rig_dest = NULL;
+    if (d)
+        dest_close(d, 0, on_closed_within, NULL);
+}
+
+/* Closed by who hears of a result, in the middle of a refusal, of a lost server, of a success. */
+static void test_close_within(void **state)
+{
+    static struct rig_file f[12];
+    char name[16], sop[80];
+    (void)state;
+    rig_sandbox(NULL);
+    rig_on_done = close_within;
+    for (int how = 0; how < 3; how++) {
+        closed_within = false;
+        if (how == 1)
+            rig_faults("[\"answer-error=1:on=upload\"]");
+        if (how == 2)
+            rig_sandbox_kill();
+        rig_open();
+        for (unsigned i = 0; i < 12; i++) {
+            snprintf(name, sizeof(name), "f%d-%u", how, i);
+            snprintf(sop, sizeof(sop), "%s.1.%u", RIG_STUDY, i + 1);
+            rig_make(&f[i], name, RIG_STUDY, sop, i == 0 ? 4 * PART : 1000, i);
+            f[i].delivery.folder = "A/B";
+            rig_send(&f[i]);
+        }
+        rig_wait(f, 12);
+        while (!closed_within)
+            uv_run(&rig_loop, UV_RUN_ONCE);
+        for (unsigned i = 0; i < 12; i++)
+            assert_int_equal(f[i].done, 1);
+    }
+}
+
 static void test_close_at_once(void **state)
 {
     struct rig_file f;
@@ -682,6 +728,7 @@ int main(int argc, char **argv)
         T(refused),
         T(close),
         T(close_deadline),
+        T(close_within),
         T(close_at_once),
         T(rate_limit),
         T(large),

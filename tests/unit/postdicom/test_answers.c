@@ -96,6 +96,11 @@ static void test_frame_success(void **state)
     pd_answer_free(&a);
 }
 
+/* 70 characters where 63 fit. */
+#define LONG_UUID                                                                                  \
+    "{\"ResponseMessage\":{\"PatientOrder\":{\"PatientOrderUuid\":"                                \
+    "\"0123456789012345678901234567890123456789012345678901234567890123456789\"}}}"
+
 static void test_order(void **state)
 {
     char id[PD_UUID_SIZE];
@@ -111,8 +116,7 @@ static void test_order(void **state)
         "{\"ResponseMessage\":{\"PatientOrder\":{\"PatientOrderUuid\":\"\"}}}",
         "{\"ResponseMessage\":{\"PatientOrder\":{\"PatientOrderUuid\":\"a b\"}}}",
         "{\"ResponseMessage\":{\"PatientOrder\":{\"PatientOrderUuid\":5}}}",
-        "{\"ResponseMessage\":{\"PatientOrder\":{\"PatientOrderUuid\":"
-        "\"0123456789012345678901234567890123456789012345678901234567890123456789\"}}}",
+        LONG_UUID,
     };
     for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
         a = parse(none[i]);
