@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 /* Opens all conversions there are, so that none is opened later, behind the sandbox. 0 or
- * ERR_UNSUPPORTED if glibc's conversion modules are missing; what there is still works then. */
+ * ERR_UNSUPPORTED if glibc's conversion modules are missing. */
 int dicom_charset_init(void);
 
 /* Converts `n` bytes of an element with value representation `vr` ("PN") of a data set with this

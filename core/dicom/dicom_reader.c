@@ -83,7 +83,10 @@ static void on_answer(struct worker_request *request, int status, const uint8_t 
         status =
             err_set(&fault, ERR_HOSTILE, "the DICOM reader gave an answer that makes no sense");
     } else if (answer.status != 0) {
-        status = err_set(&fault, answer.status, "%s: %s", err_text(answer.status), answer.reason);
+        /* (the code's own text speaks of a crash) */
+        status = answer.status == ERR_HOSTILE ? err_set(&fault, answer.status, "%s", answer.reason)
+                                              : err_set(&fault, answer.status, "%s: %s",
+                                                        err_text(answer.status), answer.reason);
     }
     finish(r, status, &answer.header, &fault);
 }
@@ -91,7 +94,6 @@ static void on_answer(struct worker_request *request, int status, const uint8_t 
 void dicom_reader_read(struct dicom_reader *reader, struct dicom_read *r)
 {
     struct buf message = {0};
-    r->reader = reader;
     /* An empty request is the pool's way to fail from the loop: nothing may be called back from
      * here. */
     if (dicom_codec_put_request(&message, r->tags, r->n_tags) != 0) {

@@ -23,20 +23,25 @@ struct dicom_header {
     char study_instance_uid[DICOM_UID_SIZE];
     char series_instance_uid[DICOM_UID_SIZE];
     char transfer_syntax_uid[DICOM_UID_SIZE];
-    /* Values of the tags that were asked for, in that order: UTF-8, trailing padding off, several
-     * values joined by a backslash; NULL where the attribute is absent, "" where it is empty. Of a
-     * sequence: NULL. */
+    /* Values of the tags that were asked for, in that order: UTF-8, padding off, several values
+     * joined by a backslash, binary ones as DCMTK prints them ("512", "(0008,0018)"), "" if those
+     * are larger than 4 KiB. NULL where the attribute is absent, a sequence or encapsulated pixel
+     * data; "" where it is empty. */
     size_t n_values;
     const char *values[DICOM_MAX_TAGS];
 };
 
 /* status and `header`:
- *   0               a whole DICOM file with a SOP Instance UID
- *   ERR_TRUNCATED   it ends before its last element does; header holds what was read (perhaps
- * nothing) ERR_NOT_DICOM   not DICOM, or a DICOMDIR (e says which) ERR_NO_UID      DICOM without a
- * SOP Instance UID; header holds the rest ERR_HOSTILE     the reader crashed, hung or grew too
- * large on it, twice other           local trouble `header` and `e` are valid during the call only.
- * e->text is one sentence with the fault, without attribute values. */
+ * - 0: a whole DICOM file with a SOP Instance UID
+ * - ERR_TRUNCATED: it ends before its last element does; header holds what was read (perhaps none)
+ * - ERR_NOT_DICOM: not DICOM, or a DICOMDIR (e says which)
+ * - ERR_NO_UID: DICOM without a SOP Instance UID; header holds the rest
+ * - ERR_HOSTILE: the reader crashed, hung or grew too large on it, twice; or it found the file to
+ * be made for that (e says how)
+ * - other: local trouble, or ERR_CANCELED
+ *
+ * `header` and `e` are valid during the call only. e->text is one sentence with the fault, without
+ * attribute values. */
 struct dicom_read {
     int fd; /* open for reading, at any position; the caller closes it after cb */
     const uint32_t *tags;
@@ -47,7 +52,6 @@ struct dicom_read {
     /* private */
     struct worker_request request;
     uint8_t *message;
-    struct dicom_reader *reader;
 };
 
 struct dicom_reader;
@@ -62,8 +66,8 @@ unsigned dicom_reader_pending(const struct dicom_reader *reader);
 /* Cancels what is under way (ERR_CANCELED); frees the reader before cb. */
 void dicom_reader_close(struct dicom_reader *reader, void (*cb)(void *ctx), void *ctx);
 
-/* Where dcmferry-dicom is: $DCMFERRY_DICOM, beside the running program, ../dicom-worker beside it
- * in the build tree, else the installed path. Static storage. */
+/* Where dcmferry-dicom is: $DCMFERRY_DICOM, beside the running program, in
+ * ../dcmferry-dicom/ from there (the build tree), else the installed path. Static storage. */
 const char *dicom_reader_program(void);
 
 #endif

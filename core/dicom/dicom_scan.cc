@@ -101,12 +101,21 @@ bool ScannedDataset::hasSequence(const DcmTagKey &tag) const
     return tag == DCM_DirectoryRecordSequence && sawDirectory_;
 }
 
-bool ScannedDataset::startsWithItem(FdStream &stream) const
+// Whether an item follows; sets bigEndian_ by it, as within UN (PS3.5 6.2.2) it is little endian
+// everywhere.
+bool ScannedDataset::startsWithItem(FdStream &stream)
 {
     unsigned char bytes[4];
-    return stream.peek(bytes, sizeof(bytes)) == sizeof(bytes) &&
-           get16(bytes, bigEndian_) == ITEM.getGroup() &&
-           get16(bytes + 2, bigEndian_) == ITEM.getElement();
+    if (stream.peek(bytes, sizeof(bytes)) < sizeof(bytes)) {
+        return false;
+    }
+    for (const bool big : {false, true}) {
+        if (get16(bytes, big) == ITEM.getGroup() && get16(bytes + 2, big) == ITEM.getElement()) {
+            bigEndian_ = big;
+            return true;
+        }
+    }
+    return false;
 }
 
 // Looks at the next tag; `got` is the number of bytes there are of a header of 8.
@@ -319,10 +328,12 @@ ScanEnd ScannedDataset::stepInItem(FdStream &stream, const DcmTagKey &tag)
         return enter(tag, false, fragments, level.explicitVr && !unknown, -1);
     }
     const offile_off_t end = stream.tell() + header.length;
-    if (level.end >= 0 && end > level.end) {
-        // Larger than the item that holds it: believe the item.
-        const offile_off_t rest = level.end - stream.tell();
-        levels_.pop_back();
+    const auto holder =
+        std::find_if(levels_.rbegin(), levels_.rend(), [](const Level &l) { return l.end >= 0; });
+    if (holder != levels_.rend() && end > holder->end) {
+        // Larger than what holds it: believe that.
+        const offile_off_t rest = holder->end - stream.tell();
+        levels_.resize(static_cast<size_t>(std::distance(holder, levels_.rend())) - 1);
         return rest > 0 && stream.skip(rest) < rest
                    ? fail(ScanEnd::truncated, tag, "it ends within the sequence")
                    : ScanEnd::whole;
@@ -367,102 +378,147 @@ ScanEnd ScannedDataset::skipSequence(FdStream &stream, const DcmTagKey &tag, Uin
     return ScanEnd::whole;
 }
 
+void ScannedDataset::note(const DcmTagKey &tag)
+{
+    elements_++;
+    if (knownElements_ < SCAN_PLAUSIBLE && tag > last_ && isKnown(tag)) {
+        knownElements_++;
+    }
+    sawDirectory_ = sawDirectory_ || tag == DCM_DirectoryRecordSequence;
+    sawRows_ = sawRows_ || tag == DCM_Rows;
+    sawPixelData_ = sawPixelData_ || tag == DCM_PixelData || tag == DCM_FloatPixelData ||
+                    tag == DCM_DoubleFloatPixelData;
+    last_ = tag > last_ ? tag : last_;
+}
+
+bool ScannedDataset::fits(FdStream &stream, offile_off_t n) const
+{
+    return stream.producer().source().deflated || n <= stream.avail();
+}
+
+// The bytes of an element that nobody wants and whose header leaves no doubt, 0 for others: most
+// elements are such, and DCMTK would look each up in its dictionary, private ones at length.
+offile_off_t ScannedDataset::plainSize(const DcmTagKey &tag, const unsigned char *head) const
+{
+    const char *const vr = reinterpret_cast<const char *>(head) + 4;
+    if (!explicitVr_ || !scanIsVr(vr) || memcmp(vr, "SQ", 2) == 0 || memcmp(vr, "UN", 2) == 0 ||
+        isWanted(tag)) {
+        return 0;
+    }
+    if (!hasLongLength(vr)) {
+        return offile_off_t(8) + get16(head + 6, bigEndian_);
+    }
+    const Uint32 length = get32(head + 8, bigEndian_);
+    return length == UNDEFINED ? 0 : offile_off_t(12) + length;
+}
+
+// The value of an element that is wanted.
+std::optional<ScanEnd> ScannedDataset::keep(FdStream &stream, DcmTag &tag, Uint32 length,
+                                            E_TransferSyntax xfer)
+{
+    const DcmTagKey key = tag.getXTag();
+    if (length == 0) {
+        insertEmptyElement(tag, OFFalse);
+        return std::nullopt;
+    }
+    const offile_off_t end = stream.tell() + length;
+    // (A sequence in disguise, which DCMTK would read by recursion, is not worth having.)
+    if (DcmTag(key).getEVR() != EVR_SQ) {
+        readSubElement(stream, tag, length, xfer, EGL_noChange, SCAN_MAX_LOADED);
+    }
+    if (stream.tell() < end) {
+        stream.skip(end - stream.tell());
+    }
+    if (stream.tell() < end) {
+        return fail(ScanEnd::truncated, key, "it ends within the element");
+    }
+    return std::nullopt;
+}
+
+// One top-level element, its header read by DCMTK; a result if the scan ends here.
+std::optional<ScanEnd> ScannedDataset::readElement(FdStream &stream, const DcmTagKey &next,
+                                                   const unsigned char *head)
+{
+    const char *const vr = reinterpret_cast<const char *>(head) + 4;
+    const bool letters = vr[0] >= 'A' && vr[0] <= 'Z' && vr[1] >= 'A' && vr[1] <= 'Z';
+    const bool plausible = !explicitVr_ || scanIsVr(vr);
+    // An element in implicit VR among explicit ones: seen in the wild.
+    const E_TransferSyntax xfer =
+        explicitVr_ && !letters && !bigEndian_ ? EXS_LittleEndianImplicit : xfer_;
+    const bool implicit = DcmXfer(xfer).isImplicitVR();
+    DcmTag tag;
+    Uint32 length = 0, headerLength = 0;
+    if (readTagAndLength(stream, xfer, tag, length, headerLength).bad() ||
+        (length != UNDEFINED && !fits(stream, length))) {
+        return judgeRest(stream, next, plausible);
+    }
+    note(next);
+    if (implicit) {
+        checkAndUpdateVR(*this, tag);
+    }
+    const DcmEVR evr = tag.getEVR();
+    const bool unknown = evr == EVR_UN || evr == EVR_UNKNOWN || evr == EVR_UNKNOWN2B;
+    if (length == UNDEFINED && holdsFragments(tag)) {
+        const ScanEnd result = skipFragments(stream, next);
+        return result == ScanEnd::whole ? std::nullopt : std::optional<ScanEnd>(result);
+    }
+    // Of an unknown VR it may be a sequence whose items know their ends better than its own length
+    // does.
+    const bool items = unknown && length >= 8 && startsWithItem(stream);
+    if (length == UNDEFINED || evr == EVR_SQ || items) {
+        const ScanEnd result = skipSequence(stream, next, length, !implicit, unknown);
+        bigEndian_ = DcmXfer(xfer_).getByteOrder() == EBO_BigEndian;
+        return result == ScanEnd::whole ? std::nullopt : std::optional<ScanEnd>(result);
+    }
+    if (isWanted(next)) {
+        return keep(stream, tag, length, xfer);
+    }
+    if (stream.skip(length) < static_cast<offile_off_t>(length)) {
+        return fail(ScanEnd::truncated, next, "it ends within the element");
+    }
+    return std::nullopt;
+}
+
 ScanEnd ScannedDataset::scan(FdStream &stream, E_TransferSyntax xfer,
                              const std::vector<DcmTagKey> &wanted, Uint16 group)
 {
-    const DcmXfer syntax(xfer);
-    const bool explicitVr = syntax.isExplicitVR();
-    bigEndian_ = syntax.getByteOrder() == EBO_BigEndian;
+    xfer_ = xfer;
+    explicitVr_ = DcmXfer(xfer).isExplicitVR();
+    bigEndian_ = DcmXfer(xfer).getByteOrder() == EBO_BigEndian;
     wanted_ = &wanted;
     for (;;) {
-        DcmTagKey next;
-        size_t got;
-        unsigned char bytes[8];
-        if (!readTag(stream, next, got)) {
-            if (got == 0) {
-                return ScanEnd::whole;
-            }
-            if (got < 4 && !sawPixelData_ && elements_ > 0 &&
-                (next.getGroup() != 0 || next.getElement() != 0)) {
-                return fail(ScanEnd::truncated, last_, "it ends within the element after");
-            }
-            return judgeRest(stream, next, got >= 4);
-        }
-        if (group != 0xffff && next.getGroup() != group) {
+        unsigned char head[12] = {};
+        const size_t got = stream.peek(head, sizeof(head));
+        const DcmTagKey next(get16(head, bigEndian_), get16(head + 2, bigEndian_));
+        if (got == 0 || (got >= 8 && group != 0xffff && next.getGroup() != group)) {
             return ScanEnd::whole;
         }
-        stream.peek(bytes, sizeof(bytes));
-        if ((next == ITEM_END || next == SEQUENCE_END) && get32(bytes + 4, bigEndian_) == 0 &&
+        if (got < 4 && !sawPixelData_ && elements_ > 0 &&
+            (next.getGroup() != 0 || next.getElement() != 0)) {
+            return fail(ScanEnd::truncated, last_, "it ends within the element after");
+        }
+        if (got < 8) {
+            return judgeRest(stream, next, got >= 4);
+        }
+        if ((next == ITEM_END || next == SEQUENCE_END) && get32(head + 4, bigEndian_) == 0 &&
             elements_ > 0) {
             stream.skip(8); // one delimiter too many
             continue;
         }
-        const char *const vr = reinterpret_cast<const char *>(bytes) + 4;
-        const bool letters = vr[0] >= 'A' && vr[0] <= 'Z' && vr[1] >= 'A' && vr[1] <= 'Z';
-        const E_TransferSyntax headerXfer =
-            explicitVr && !letters ? EXS_LittleEndianImplicit : xfer;
-        const bool plausible = !explicitVr || scanIsVr(vr);
         if (next.getGroup() == 0 || next.getGroup() == 0xfffe || next.getGroup() == 0xffff) {
             return judgeRest(stream, next, false);
         }
-
-        DcmTag tag;
-        Uint32 length = 0, headerLength = 0;
-        if (readTagAndLength(stream, bigEndian_ ? xfer : headerXfer, tag, length, headerLength)
-                .bad()) {
-            return judgeRest(stream, next, plausible);
-        }
-        if (DcmXfer(headerXfer).isImplicitVR()) {
-            checkAndUpdateVR(*this, tag);
-        }
-
-        ScanEnd result = ScanEnd::whole;
-        const bool unknown =
-            tag.getEVR() == EVR_UN || tag.getEVR() == EVR_UNKNOWN || tag.getEVR() == EVR_UNKNOWN2B;
-        // Of an unknown VR it may be a sequence whose items know their ends better than its own
-        // length does.
-        const bool sequence =
-            tag.getEVR() == EVR_SQ || (unknown && length >= 8 && startsWithItem(stream));
-        if (length == UNDEFINED && holdsFragments(tag)) {
-            result = skipFragments(stream, next);
-        } else if (length == UNDEFINED || sequence) {
-            if (length != UNDEFINED && static_cast<offile_off_t>(length) > stream.avail() &&
-                !stream.producer().source().deflated) {
-                return judgeRest(stream, next, plausible);
-            }
-            result = skipSequence(stream, next, length, explicitVr && headerXfer == xfer, unknown);
-            sawDirectory_ = sawDirectory_ || next == DCM_DirectoryRecordSequence;
-        } else {
-            if (static_cast<offile_off_t>(length) > stream.avail() &&
-                !stream.producer().source().deflated) {
-                return judgeRest(stream, next, plausible);
-            }
-            if (isWanted(next) && length > 0) {
-                const offile_off_t end = stream.tell() + length;
-                const OFCondition read =
-                    readSubElement(stream, tag, length, headerXfer, EGL_noChange, SCAN_MAX_LOADED);
-                if (read.bad() && stream.tell() < end) {
-                    stream.skip(end - stream.tell());
-                }
-                if (stream.tell() < end) {
-                    return fail(ScanEnd::truncated, next, "it ends within the element");
-                }
-            } else if (isWanted(next)) {
-                insertEmptyElement(tag, OFFalse);
-            } else if (stream.skip(length) < static_cast<offile_off_t>(length)) {
+        const offile_off_t size = plainSize(next, head);
+        if (size > 0 && fits(stream, size)) {
+            if (stream.skip(size) < size) {
                 return fail(ScanEnd::truncated, next, "it ends within the element");
             }
+            note(next);
+            continue;
         }
-        elements_++;
-        if (knownElements_ < SCAN_PLAUSIBLE && next > last_ && isKnown(next)) {
-            knownElements_++;
-        }
-        sawRows_ = sawRows_ || next == DCM_Rows;
-        sawPixelData_ = sawPixelData_ || next == DCM_PixelData || next == DCM_FloatPixelData ||
-                        next == DCM_DoubleFloatPixelData;
-        last_ = next > last_ ? next : last_;
-        if (result != ScanEnd::whole) {
-            return result;
+        const std::optional<ScanEnd> end = readElement(stream, next, head);
+        if (end) {
+            return *end;
         }
     }
 }

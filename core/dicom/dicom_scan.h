@@ -10,6 +10,7 @@
 #include "dcmtk/dcmdata/dcdatset.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,11 +75,10 @@ class ScannedDataset final : public DcmDataset
         char vr[3]; // "" where there is none
         Uint32 length;
     };
-    enum class Step { again, done };
 
     ScanEnd fail(ScanEnd end, const DcmTagKey &tag, const char *what);
     ScanEnd judgeRest(FdStream &stream, const DcmTagKey &next, bool plausible);
-    bool startsWithItem(FdStream &stream) const;
+    bool startsWithItem(FdStream &stream);
     bool readTag(FdStream &stream, DcmTagKey &tag, size_t &got);
     bool readNestedHeader(FdStream &stream, bool explicitVr, Header &header);
     ScanEnd skipFragments(FdStream &stream, const DcmTagKey &tag);
@@ -88,11 +88,20 @@ class ScannedDataset final : public DcmDataset
                   offile_off_t end);
     ScanEnd stepInSequence(FdStream &stream, const DcmTagKey &tag);
     ScanEnd stepInItem(FdStream &stream, const DcmTagKey &tag);
+    void note(const DcmTagKey &tag);
+    bool fits(FdStream &stream, offile_off_t n) const;
+    offile_off_t plainSize(const DcmTagKey &tag, const unsigned char *head) const;
+    std::optional<ScanEnd> keep(FdStream &stream, DcmTag &tag, Uint32 length,
+                                E_TransferSyntax xfer);
+    std::optional<ScanEnd> readElement(FdStream &stream, const DcmTagKey &next,
+                                       const unsigned char *head);
     bool isWanted(const DcmTagKey &tag) const;
     unsigned long frames();
 
     std::vector<Level> levels_;
     const std::vector<DcmTagKey> *wanted_ = nullptr;
+    E_TransferSyntax xfer_ = EXS_Unknown;
+    bool explicitVr_ = false;
     bool bigEndian_ = false;
     bool runLength_ = false;
     unsigned knownElements_ = 0;

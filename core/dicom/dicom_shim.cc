@@ -447,7 +447,14 @@ extern "C" int dicom_shim_init(struct err *e)
     } catch (const std::exception &) {
         return err_set(e, ERR_NOMEM, "DCMTK cannot be set up: out of memory");
     }
-    dicom_charset_init();
+    try {
+        throw std::bad_alloc(); // so that what the first throw sets up is there behind the sandbox
+    } catch (const std::bad_alloc &) {
+    }
+    if (dicom_charset_init() != 0) {
+        return err_set(e, ERR_UNSUPPORTED,
+                       "glibc's character set conversions are not installed (gconv modules)");
+    }
     return 0;
 }
 

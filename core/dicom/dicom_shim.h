@@ -11,8 +11,8 @@ extern "C" {
 #endif
 
 /* Silences DCMTK's log (it prints attribute values), loads its dictionary and all character set
- * conversions: what needs to open files. 0 or ERR_UNSUPPORTED with *e filled: the dictionary is
- * missing. */
+ * conversions: what needs to open files. 0 or ERR_UNSUPPORTED with *e filled: some of it
+ * is not installed. */
 int dicom_shim_init(struct err *e);
 
 /* Reads the header of the file open at fd (not closed, its offset neither used nor moved). Fills

@@ -130,6 +130,22 @@ static void test_deep(void **state)
         assert_int_equal(read_bounded(&m)->status, ERR_HOSTILE);
         make_free(&m);
     }
+    /* disguised as UN, of a tag that is asked for: DCMTK itself would recurse into it */
+    for (size_t s = 0; s < 3; s++) {
+        struct make m = make_begin(syntaxes[s]), inner = make_begin(MAKE_IMPLICIT);
+        for (uint32_t left = DEEP; left > 0; left--) {
+            make_header(&inner, 0x0040a730, "SQ", left * 16 - 8);
+            make_item(&inner, left * 16 - 16);
+        }
+        make_meta(&m, syntaxes[s]);
+        make_identity(&m);
+        make_bytes(&m, 0x0040a730, "UN", inner.bytes.data + 8, inner.bytes.size - 8);
+        static const uint32_t tags[] = {0x0040a730};
+        assert_int_equal(read_bytes(m.bytes.data, m.bytes.size, tags, 1)->status, ERR_HOSTILE);
+        assert_non_null(strstr(read_bytes(m.bytes.data, m.bytes.size, tags, 1)->text, "deep"));
+        make_free(&m);
+        make_free(&inner);
+    }
     /* as deep as real files go, and more */
     struct make m = make_begin(MAKE_EXPLICIT);
     make_meta(&m, MAKE_EXPLICIT);

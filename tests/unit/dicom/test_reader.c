@@ -567,6 +567,53 @@ static void test_sequences(void **state)
     }
 }
 
+/* Lengths within a sequence that reach beyond it: its own is believed. Data that only look like a
+ * sequence: stepped over. */
+static void test_bad_sequences(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < N(plain_syntaxes); s++) {
+        for (unsigned kind = 0; kind < 4; kind++) {
+            struct make m = make_begin(plain_syntaxes[s]);
+            make_meta(&m, plain_syntaxes[s]);
+            make_identity(&m);
+            switch (kind) {
+            case 0:
+                make_header(&m, 0x0040a730, "SQ", 32);
+                make_item(&m, 24);
+                make_header(&m, 0x00080100, "SH", 5000);
+                break;
+            case 1:
+                make_header(&m, 0x0040a730, "SQ", 32);
+                make_item(&m, MAKE_UNDEFINED);
+                make_header(&m, 0x00080100, "SH", 5000);
+                break;
+            case 2:
+                make_text(&m, 0x00410010, "LO", "VENDOR");
+                make_header(&m, 0x00411001, "UN", 32);
+                make_item(&m, MAKE_UNDEFINED);
+                make_header(&m, 0x12345678, "OB", 0x12345678);
+                break;
+            default:
+                make_header(&m, 0x0040a730, "SQ", 32);
+                make_header(&m, 0x00080100, "SH", 8);
+                break;
+            }
+            while (m.bytes.size <
+                   m.ends[m.n_ends - 1] + (kind == 2 ? 14u : 0u) + (s == 1 ? 40 : 44)) {
+                buf_put_u8(&m.bytes, 'x');
+            }
+            static const uint32_t tags[] = {0x00880130};
+            make_text(&m, 0x00880130, "SH", "behind it");
+            const struct result *r = read_bytes(m.bytes.data, m.bytes.size, tags, 1);
+            if (r->status != 0 || strcmp(r->value[0], "behind it") != 0) {
+                fail_msg("%s, kind %u: %d %s", plain_syntaxes[s], kind, r->status, r->text);
+            }
+            make_free(&m);
+        }
+    }
+}
+
 /* Odd lengths are against the standard and in the files. */
 static void test_odd_lengths(void **state)
 {
@@ -818,6 +865,7 @@ int main(void)
         cmocka_unit_test(test_cut_encapsulated),
         cmocka_unit_test(test_missing_delimiter),
         cmocka_unit_test(test_sequences),
+        cmocka_unit_test(test_bad_sequences),
         cmocka_unit_test(test_odd_lengths),
         cmocka_unit_test(test_trailing),
         cmocka_unit_test(test_descriptors),
