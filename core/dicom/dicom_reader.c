@@ -12,7 +12,7 @@
 
 #define READER_DEPTH         4 /* so that a worker need not wait for the loop between files */
 #define READER_IDLE_MS       60000
-#define READER_TIMEOUT_MS    10000        /* issue of a hostile file: at most 10 s */
+#define READER_TIMEOUT_MS    10000        /* what a hostile file may cost */
 #define READER_ADDRESS_SPACE (256u << 20) /* bounds the resident size too */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
