@@ -103,7 +103,8 @@ void dest_get_status(const struct dest *d, struct dest_status *ret);
 /* Probe now (the operator said retry; the secrets changed). */
 void dest_poke(struct dest *d);
 /* No new deliveries; those not yet begun come back ABANDONED at once, those begun may finish; after
- * deadline_ms the rest is abandoned (uncertain where bytes were sent). Frees before cb. */
+ * deadline_ms the rest is abandoned (uncertain where bytes were sent). Frees before cb. Reads on
+ * the pool may outlast it: the job queue is idle only when job_queue_pending says so. */
 void dest_close(struct dest *d, uint64_t deadline_ms, void (*cb)(void *ctx), void *ctx);
 
 /* For `dcmferry doctor`: connects, opens a session and reports each step as a line of JSON-free

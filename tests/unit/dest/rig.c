@@ -423,7 +423,9 @@ int rig_teardown(void **state)
     dicom_reader_close(reader, on_closed, &closed);
     while (!closed)
         uv_run(&rig_loop, UV_RUN_ONCE);
-    assert_int_equal(job_queue_pending(jobs), 0);
+    /* A read whose delivery was given up ends in its own time. */
+    while (job_queue_pending(jobs) > 0)
+        uv_run(&rig_loop, UV_RUN_ONCE);
     job_queue_close(jobs);
     uv_close((uv_handle_t *)&tick, NULL);
     uv_run(&rig_loop, UV_RUN_DEFAULT);
