@@ -113,6 +113,15 @@ bool FdProducer::fillPlain()
     return true;
 }
 
+bool FdProducer::isBomb() const
+{
+    const offile_off_t out = windowStart_ + static_cast<offile_off_t>(windowLength_);
+    const offile_off_t in =
+        inputOffset_ - source_.start - static_cast<offile_off_t>(zlib_.avail_in);
+    return out > FDSTREAM_MAX_INFLATED ||
+           (out > FDSTREAM_MAX_EMPTINESS && out / FDSTREAM_EMPTY_RATIO > in);
+}
+
 // Called with the position at the window's end only, as inflated data cannot be skipped unseen.
 bool FdProducer::fillInflated()
 {
@@ -151,7 +160,7 @@ bool FdProducer::fillInflated()
             fail(Fault::deflate);
             return false;
         }
-        if (windowStart_ + static_cast<offile_off_t>(windowLength_) > FDSTREAM_MAX_INFLATED) {
+        if (isBomb()) {
             windowLength_ = keep;
             fail(Fault::bomb);
             return false;

@@ -15,8 +15,11 @@
 
 #include <zlib.h>
 
-// Inflating stops there: what no data set reaches, a bomb does.
+// Inflating stops there: what no data set reaches, a bomb does; sooner where the ratio is one that
+// only emptiness has (deflate's limit is 1032).
 constexpr offile_off_t FDSTREAM_MAX_INFLATED = offile_off_t(1) << 30;
+constexpr offile_off_t FDSTREAM_MAX_EMPTINESS = offile_off_t(256) << 20;
+constexpr offile_off_t FDSTREAM_EMPTY_RATIO = 500;
 
 // Where the bytes are.
 struct FdSource {
@@ -34,7 +37,7 @@ class FdProducer final : public DcmProducer
         io,          // read error, or the file shrank meanwhile
         deflate,     // the deflated data are damaged
         deflate_cut, // they end before their last block does
-        bomb,        // they inflate beyond FDSTREAM_MAX_INFLATED
+        bomb,        // they inflate beyond these limits
     };
 
     explicit FdProducer(const FdSource &source);
@@ -70,6 +73,7 @@ class FdProducer final : public DcmProducer
     bool fillPlain();
     bool fillInflated();
     void fail(Fault fault);
+    bool isBomb() const;
     offile_off_t left() const;
 
     FdSource source_;
