@@ -1,5 +1,5 @@
-/* The first line is a template, the second a path, the rest the value of every attribute. Whatever they are, the result
- * is a path of good names. */
+/* The first line is a template, the second a path, the rest the value of every attribute. Whatever
+ * they are, the result is a path of good names. */
 #include "config/template.h"
 
 #include "base/text.h"
@@ -65,8 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         char *result = template_expand(t, &values), *prefix = template_literal_prefix(t);
 
         if (result == NULL || prefix == NULL || (text[0] == '/') != (result[0] == '/') ||
-            !text_utf8_valid(result, strlen(result)) ||
-            strncmp(text, prefix, strlen(prefix)) != 0)
+            !text_utf8_valid(result, strlen(result)) || strncmp(text, prefix, strlen(prefix)) != 0)
             abort();
         if (strcmp(result, "/") != 0)
             check_names(result + (result[0] == '/'));

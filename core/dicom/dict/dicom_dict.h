@@ -1,5 +1,5 @@
-/* The DICOM data dictionary's keywords (PS3.6), as a table generated at build time from DCMTK's dicom.dic.
- * Pure, thread-safe, static storage. */
+/* The DICOM data dictionary's keywords (PS3.6), as a table generated at build time from DCMTK's
+ * dicom.dic. Pure, thread-safe, static storage. */
 #ifndef DICOM_DICT_H
 #define DICOM_DICT_H
 
@@ -9,8 +9,9 @@
 
 #define DICOM_TAG(group, element) (((uint32_t)(group) << 16) | (uint32_t)(element))
 
-/* The tag of an attribute's keyword ("StudyDate"), case-sensitive, or of "gggg,eeee" / "(gggg,eeee)" in hex.
- * Returns false for anything else. Repeating groups (50xx, 60xx) are not in the table by keyword. */
+/* The tag of an attribute's keyword ("StudyDate"), case-sensitive, or of "gggg,eeee" /
+ * "(gggg,eeee)" in hex. Returns false for anything else. Repeating groups (50xx, 60xx) are not in
+ * the table by keyword. */
 bool dicom_dict_tag(const char *keyword, uint32_t *ret_tag);
 
 /* The keyword of a tag, NULL if the table has none. */

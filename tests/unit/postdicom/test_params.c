@@ -64,8 +64,7 @@ static void test_golden(void **state)
     expect(pd_params_process_file(&keys, SESSION, INSTITUTION, USER, 1, 0, 3, FOLDER),
            "{\"SessionUniqueUuid\":\"" SESSION "\",\"InstitutionUuid\":\"" INSTITUTION
            "\",\"UserUuid\":\"" USER "\",\"FileIndex\":1,\"CurrentFilePartIndex\":0,"
-                                     "\"CurrentFileTotalPartCount\":3,\"FolderUuidList\":[\"" FOLDER
-           "\"]," KEYS);
+           "\"CurrentFileTotalPartCount\":3,\"FolderUuidList\":[\"" FOLDER "\"]," KEYS);
     struct pd_params_instance instance = {"1.2", "DOE^JANE", "PID-1", "1.2.3", "1.2.3.4"};
     expect(pd_params_check_file_exist(&keys, SESSION, INSTITUTION, USER, NULL, &instance),
            "{\"SessionUniqueUuid\":\"" SESSION "\",\"InstitutionUuid\":\"" INSTITUTION
