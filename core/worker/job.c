@@ -3,6 +3,7 @@
 #include "base/err.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <uthash.h>
@@ -18,6 +19,8 @@ struct job_queue {
     uv_loop_t *loop;
     unsigned per_mount;
     unsigned pending;
+    unsigned calling; /* `done` callbacks that run */
+    bool closing;
     struct mount *mounts; /* those with jobs */
 };
 
@@ -74,6 +77,12 @@ static void leave_mount(struct job_queue *q, uint64_t id)
     }
 }
 
+static void maybe_free(struct job_queue *q)
+{
+    if (q->closing && q->pending == 0 && q->calling == 0)
+        free(q);
+}
+
 static void on_done(uv_work_t *request, int status)
 {
     (void)status; /* nothing here is ever canceled */
@@ -83,7 +92,10 @@ static void on_done(uv_work_t *request, int status)
         leave_mount(q, job->mount);
     q->pending--;
     job->queue = NULL;
+    q->calling++;
     job->done(job);
+    q->calling--;
+    maybe_free(q);
 }
 
 void job_submit(struct job_queue *q, struct job *job)
@@ -123,6 +135,6 @@ void job_queue_close(struct job_queue *q)
 {
     if (!q)
         return;
-    assert(q->pending == 0);
-    free(q);
+    q->closing = true;
+    maybe_free(q);
 }

@@ -105,6 +105,31 @@ static void test_hung_mount(void **state)
     uv_sem_destroy(&gate.entered);
 }
 
+/* A queue may be closed while work of those that left it runs: it goes with the last job. */
+static void test_closed_early(void **state)
+{
+    (void)state;
+    struct job_queue *q;
+    struct gate gate;
+    struct work work[3];
+    uv_sem_init(&gate.open, 0);
+    uv_sem_init(&gate.entered, 0);
+    reset();
+    assert_int_equal(job_queue_open(&q, &loop, 1), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        prepare(&work[i], 5, &gate, i);
+        job_submit(q, &work[i].job);
+    }
+    uv_sem_wait(&gate.entered);
+    job_queue_close(q);
+    for (unsigned i = 0; i < 3; i++)
+        uv_sem_post(&gate.open);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(n_done, 3);
+    uv_sem_destroy(&gate.open);
+    uv_sem_destroy(&gate.entered);
+}
+
 /* With a cap of one the jobs of a mount run one after the other, in order. */
 static void test_order(void **state)
 {
@@ -172,9 +197,8 @@ int main(void)
 {
     setenv("UV_THREADPOOL_SIZE", "4", 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hung_mount),
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_again),
+        cmocka_unit_test(test_hung_mount), cmocka_unit_test(test_closed_early),
+        cmocka_unit_test(test_order),      cmocka_unit_test(test_again),
         cmocka_unit_test(test_setup),
     };
     uv_loop_init(&loop);
