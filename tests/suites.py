@@ -168,6 +168,13 @@ def tsan():
     if subprocess.run([*fixed, "true"], capture_output=True).returncode != 0:
         fixed = []
     meson_test(folder, "tsan", "tsan", fixed)
+    programs = [folder / "daemon" / p for p in ("dcmferryd/dcmferryd", "dcmferry/dcmferry", "sandbox/dcmferry-sandbox",
+                                                "dcmferry-dicom/dcmferry-dicom")]
+    log = BUILD / "tsan.log"
+    if run(["ninja", "-C", folder, *[p.relative_to(folder) for p in programs]], log, 1200) != 0:
+        build_failed("tsan", log)
+        return
+    pytest("tsan-kill", 10, folder, [ROOT / "tests/e2e/test_kill.py"], fixed, {"DCMFERRY_KILLS": "6"})
 
 
 # ---- Fuzzing ----
@@ -224,17 +231,18 @@ def start_fuzzer(program, seconds):
 
 # ---- Python tests ----
 
-def pytest(name, minutes):
-    folder = build_test()
-    tests = ROOT / "tests" / name
-    if not folder or not any(tests.rglob("test_*.py")):
+def pytest(name, minutes, folder=None, tests=None, prefix=(), more=None):
+    folder = folder or build_test()
+    tests = tests or [ROOT / "tests" / name]
+    if not folder or not any(t.is_file() or any(t.rglob("test_*.py")) for t in tests):
         return
     log, results = BUILD / f"{name}-tests.log", BUILD / f"{name}.xml"
     results.unlink(missing_ok=True)
-    environment = dict(SANITIZERS, DCMFERRY_BUILD=str(folder), PYTHONDONTWRITEBYTECODE="1")
+    environment = dict(SANITIZERS, DCMFERRY_BUILD=str(folder), PYTHONDONTWRITEBYTECODE="1",
+                       **(more or {}))
     if soak:
         environment["DCMFERRY_SOAK"] = "1"
-    status = run(["/usr/bin/python3", "-m", "pytest", tests, "-q", "-p", "no:cacheprovider", f"--junitxml={results}",
+    status = run([*prefix, "/usr/bin/python3", "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider", f"--junitxml={results}",
                   "--durations=10"], log, minutes * 60 * (60 if soak else 1), environment)
     if status == 5: # nothing collected
         return

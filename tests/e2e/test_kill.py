@@ -14,7 +14,7 @@ import dicom
 from ferry import ferries  # noqa: F401
 
 FILES = 2000
-KILLS = 100
+KILLS = int(os.environ.get("DCMFERRY_KILLS", 100))
 SEED = int(os.environ.get("DCMFERRY_SEED", time.time_ns() % 1_000_000))
 
 
@@ -94,7 +94,8 @@ def test_the_daemon_is_killed(sandbox, ferries, after):
     drop.some(FILES)
     ferry.start()
     check_end(ferry, sandbox, drop, kills, in_flight=4)
-    assert (gone > 0) == (after == "delete"), "the kills came too early to mean anything"
+    if kills >= 50:
+        assert (gone > 0) == (after == "delete"), "the kills came too early to mean anything"
 
 
 def test_the_server_is_killed(sandbox, ferries):
@@ -102,7 +103,7 @@ def test_the_server_is_killed(sandbox, ferries):
     ferry = ferries({"cloud": {"router": sandbox.url, "retry": {"min": "100ms", "max": "1s"}}},
                     watch={"after_upload": "delete"}, log_level="notice").start()
     drop = Drop(ferry)
-    kills = 25
+    kills = max(KILLS // 4, 2)
     for _ in range(kills):
         drop.some(FILES // kills)
         time.sleep(rng.expovariate(1 / 0.4))
