@@ -257,6 +257,24 @@ void journal_prune(struct journal *j, struct journal_prune *p)
     journal_submit(j, &p->op, JOURNAL_KIND_PRUNE);
 }
 
+void journal_moved(struct journal *j, struct journal_moved *m)
+{
+    m->rows = NULL;
+    m->n = 0;
+    journal_submit(j, &m->op, JOURNAL_KIND_MOVED);
+}
+
+void journal_unmoved(struct journal *j, struct journal_unmoved *u)
+{
+    journal_submit(j, &u->op, JOURNAL_KIND_UNMOVED);
+}
+
+void journal_study(struct journal *j, struct journal_study *s)
+{
+    s->open = false;
+    journal_submit(j, &s->op, JOURNAL_KIND_STUDY);
+}
+
 void journal_act_on(struct journal *j, struct journal_act_on *a)
 {
     a->changed = 0;

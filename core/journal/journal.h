@@ -107,6 +107,12 @@ struct journal_binding {
 };
 void journal_binding(struct journal *j, struct journal_binding *b);
 
+/* Binds a study or series, if it is not yet bound. */
+struct journal_bind {
+    const char *key, *routes;
+    bool rebind; /* none of the routes it was bound to exists any more: these take their place */
+};
+
 struct journal_new_delivery {
     const char *destination;
     const char *route;
@@ -133,8 +139,8 @@ struct journal_admit {
         *transfer_syntax_uid;
     const struct journal_new_delivery *deliveries;
     size_t n_deliveries;
-    const char *binding_key;    /* NULL, or bind this key… */
-    const char *binding_routes; /* …to these routes, if it is not yet bound */
+    const struct journal_bind *bindings;
+    size_t n_bindings;
     bool uncertain; /* it may have been sent before; set by the journal itself until journal_rebuilt
                      */
     bool file_delivered; /* out, re-admission: all that is wanted had arrived before: dispose of the
@@ -167,7 +173,8 @@ struct journal_files {
     struct journal_op op;
     enum file_state state; /* in: which */
     const char *study;     /* in: only those of this Study Instance UID; NULL: all */
-    bool pending_disposal; /* in: only those whose disposal is not done (delivered, rejected) */
+    bool pending_disposal; /* in: only those whose disposal is not done (delivered, rejected)… */
+    const char *watch;     /* in: …of this drop folder, which must be given then; else NULL */
     uint64_t after;        /* in */
     size_t limit;          /* in */
     struct journal_file_row *rows; /* out; freed with journal_files_clear */
@@ -284,15 +291,52 @@ struct journal_gone {
 };
 void journal_gone(struct journal *j, struct journal_gone *g);
 
+/* Delivered files of a drop folder that were moved away before `before_ms` and are not known to
+ * have left the place they were moved to, oldest first, after (after_ms, after_id): for
+ * `retention`. */
+struct journal_moved {
+    struct journal_op op;
+    const char *watch;
+    int64_t before_ms;
+    int64_t after_ms; /* in: changed_ms and id of the last row before, or 0 */
+    uint64_t after_id;
+    size_t limit;
+    struct journal_file_row *rows; /* out; `path` is where it was moved to, `changed_ms` when; freed
+                                      with journal_moved_clear */
+    size_t n;
+};
+void journal_moved(struct journal *j, struct journal_moved *m);
+void journal_moved_clear(struct journal_moved *m);
+
+/* A moved file is no longer our business where it was moved to: removed there, or gone, or another
+ * one. Skipped if the journal no longer has it. */
+struct journal_unmoved {
+    struct journal_op op;
+    uint64_t file_id;
+    const char *note;
+};
+void journal_unmoved(struct journal *j, struct journal_unmoved *u);
+
 /* Forgets files that left before `before_ms`, and bindings no row needs any more; at most `limit`
- * files a call. */
+ * files a call. Moved files of the drop folders in `retaining` are not forgotten before
+ * journal_unmoved. */
 struct journal_prune {
     struct journal_op op;
     int64_t before_ms;
+    const char *const *retaining;
+    size_t n_retaining;
     size_t limit;
     uint64_t pruned; /* out */
 };
 void journal_prune(struct journal *j, struct journal_prune *p);
+
+/* Whether a study has deliveries on their way (queued, sending, waiting) to a destination. */
+struct journal_study {
+    struct journal_op op;
+    const char *study, *destination;
+    bool open; /* out */
+};
+void journal_study(struct journal *j, struct journal_study *s);
 
 /* ---- Operators ---- */
 

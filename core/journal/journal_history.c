@@ -91,7 +91,8 @@ int journal_run_standing(struct journal *j, struct journal_op *op, struct err *e
 
     more = journal_query(&j->db, e, &stmt,
                          "SELECT " JOURNAL_FILE_COLUMNS " FROM file INDEXED BY file_gone"
-                         " WHERE gone_ms IS NULL AND id > ? ORDER BY id LIMIT ?",
+                         " WHERE gone_ms IS NULL AND NOT (state = 3 AND target IS NOT NULL)"
+                         " AND id > ? ORDER BY id LIMIT ?",
                          journal_id(s->after), journal_id(s->limit));
     return journal_file_rows(j, stmt, more, s->limit, &s->rows, &s->n, e);
 }
@@ -115,6 +116,8 @@ int journal_run_files(struct journal *j, struct journal_op *op, struct err *e)
     if (f->pending_disposal && f->state != FILE_DELIVERED && f->state != FILE_REJECTED)
         return err_set(e, ERR_INVALID,
                        "journal: only delivered and rejected files are disposed of");
+    if (f->pending_disposal && f->study == NULL && f->watch == NULL)
+        return err_set(e, ERR_INVALID, "journal: disposals are listed by drop folder");
     /* Each text has one index to go by, in the order of ids; the unary plus keeps SQLite from
      * taking another. */
     if (f->study != NULL)
@@ -127,10 +130,11 @@ int journal_run_files(struct journal *j, struct journal_op *op, struct err *e)
     else if (f->pending_disposal)
         more = journal_query(&j->db, e, &stmt,
                              "SELECT " JOURNAL_FILE_COLUMNS
-                             " FROM file INDEXED BY file_undisposed WHERE state = ?"
+                             " FROM file INDEXED BY file_undisposed WHERE watch = ? AND state = ?"
                              " AND state IN (2, 4) AND disposed_ms IS NULL AND past = 0 AND id > ? "
                              "ORDER BY id LIMIT ?",
-                             journal_int(f->state), journal_id(f->after), journal_id(f->limit));
+                             journal_path(f->watch), journal_int(f->state), journal_id(f->after),
+                             journal_id(f->limit));
     else
         more = journal_query(&j->db, e, &stmt,
                              "SELECT " JOURNAL_FILE_COLUMNS
@@ -185,7 +189,17 @@ int journal_drop_bindings(struct journal *j, const char *study, const char *seri
     return rc;
 }
 
-/* One file that left long ago, with its deliveries and what only it needed. 1: there was one. */
+int journal_forget(struct journal *j, uint64_t id, const char *study, const char *series,
+                   struct err *e)
+{
+    int rc = journal_run(&j->db, e, "DELETE FROM delivery WHERE file_id = ?", journal_id(id));
+
+    if (rc == 0)
+        rc = journal_run(&j->db, e, "DELETE FROM file WHERE id = ?", journal_id(id));
+    return rc == 0 ? journal_drop_bindings(j, study, series, e) : rc;
+}
+
+/* One file that left long ago. 1: there was one. */
 static int prune_one(struct journal *j, int64_t before_ms, struct err *e)
 {
     sqlite3_stmt *stmt;
@@ -196,7 +210,7 @@ static int prune_one(struct journal *j, int64_t before_ms, struct err *e)
     int rc = journal_query(
         &j->db, e, &stmt,
         "SELECT id, study_instance_uid, series_instance_uid FROM file INDEXED BY file_gone"
-        " WHERE gone_ms < ? AND NOT EXISTS"
+        " WHERE gone_ms < ? AND NOT (state = 3 AND target IS NOT NULL) AND NOT EXISTS"
         " (SELECT 1 FROM delivery WHERE file_id = file.id AND delivery.state = 1)"
         " ORDER BY gone_ms LIMIT 1",
         journal_int(before_ms));
@@ -207,13 +221,8 @@ static int prune_one(struct journal *j, int64_t before_ms, struct err *e)
     study = journal_column_dup(stmt, 1, &oom);
     series = journal_column_dup(stmt, 2, &oom);
     journal_db_done(stmt);
-    rc = oom ? err_set(e, ERR_NOMEM, "journal: out of memory") : 0;
-    if (rc == 0)
-        rc = journal_run(&j->db, e, "DELETE FROM delivery WHERE file_id = ?", journal_id(id));
-    if (rc == 0)
-        rc = journal_run(&j->db, e, "DELETE FROM file WHERE id = ?", journal_id(id));
-    if (rc == 0)
-        rc = journal_drop_bindings(j, study, series, e);
+    rc = oom ? err_set(e, ERR_NOMEM, "journal: out of memory")
+             : journal_forget(j, id, study, series, e);
     free(study);
     free(series);
     return rc == 0 ? 1 : rc;
@@ -227,5 +236,23 @@ int journal_run_prune(struct journal *j, struct journal_op *op, struct err *e)
     p->pruned = 0;
     while (p->pruned < p->limit && (rc = prune_one(j, p->before_ms, e)) == 1)
         p->pruned++;
+    while (rc >= 0 && p->pruned < p->limit && (rc = journal_prune_moved(j, p, e)) == 1)
+        p->pruned++;
+    return rc < 0 ? rc : 0;
+}
+
+int journal_run_study(struct journal *j, struct journal_op *op, struct err *e)
+{
+    struct journal_study *s = (struct journal_study *)op;
+    sqlite3_stmt *stmt;
+    int rc = journal_query(&j->db, e, &stmt,
+                           "SELECT 1 FROM file f JOIN delivery d ON d.file_id = f.id"
+                           " WHERE f.study_instance_uid = ? AND d.destination = ? AND +d.state IN "
+                           "(0, 1, 2) LIMIT 1",
+                           journal_text(s->study), journal_text(s->destination));
+
+    s->open = rc == 1;
+    if (rc == 1)
+        journal_db_done(stmt);
     return rc < 0 ? rc : 0;
 }

@@ -315,10 +315,16 @@ int journal_run_admit(struct journal *j, struct journal_op *op, struct err *e)
         rc = insert_deliveries(j, a, id, same, e);
     if (rc == 0 && a->file_id != 0 && a->state == FILE_QUEUED)
         rc = journal_complete(j, id, &a->file_delivered, e);
-    if (rc == 0 && a->binding_key != NULL)
+    for (size_t i = 0; i < a->n_bindings && rc == 0; i++)
         rc =
-            journal_run(&j->db, e, "INSERT INTO binding VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
-                        journal_text(a->binding_key), journal_text(a->binding_routes));
+            a->bindings[i].rebind
+                ? journal_run(&j->db, e,
+                              "INSERT INTO binding VALUES (?, ?)"
+                              " ON CONFLICT (key) DO UPDATE SET routes = excluded.routes",
+                              journal_text(a->bindings[i].key), journal_text(a->bindings[i].routes))
+                : journal_run(
+                      &j->db, e, "INSERT INTO binding VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
+                      journal_text(a->bindings[i].key), journal_text(a->bindings[i].routes));
     op->result = id;
     return rc;
 }

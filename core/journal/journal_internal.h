@@ -146,6 +146,9 @@ enum journal_kind {
     JOURNAL_KIND_STANDING,
     JOURNAL_KIND_GONE,
     JOURNAL_KIND_PRUNE,
+    JOURNAL_KIND_MOVED,
+    JOURNAL_KIND_UNMOVED,
+    JOURNAL_KIND_STUDY,
     JOURNAL_KIND_ACT,
     JOURNAL_KIND_COUNTS,
     JOURNAL_KIND_LIST,
@@ -239,6 +242,11 @@ int journal_complete(struct journal *j, uint64_t file_id, bool *ret_delivered, s
 /* A delivery of this instance left `queued` or `sending`: the next that stands behind it may go. */
 int journal_unblock(struct journal *j, const char *destination, const char *sop_instance_uid,
                     struct err *e);
+/* Forgets one file with its deliveries and what only it needed; study and series may be NULL. */
+int journal_forget(struct journal *j, uint64_t id, const char *study, const char *series,
+                   struct err *e);
+/* Of the moved files that are not retained, one that left before that. 1: there was one. */
+int journal_prune_moved(struct journal *j, const struct journal_prune *p, struct err *e);
 /* Removes bindings of this study and series that no file needs. */
 int journal_drop_bindings(struct journal *j, const char *study, const char *series, struct err *e);
 
@@ -254,6 +262,9 @@ int journal_run_disposed(struct journal *j, struct journal_op *op, struct err *e
 int journal_run_standing(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_gone(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_prune(struct journal *j, struct journal_op *op, struct err *e);
+int journal_run_moved(struct journal *j, struct journal_op *op, struct err *e);
+int journal_run_unmoved(struct journal *j, struct journal_op *op, struct err *e);
+int journal_run_study(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_act(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_counts(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_list(struct journal *j, struct journal_op *op, struct err *e);
@@ -262,6 +273,7 @@ void journal_reset_binding(struct journal_op *op);
 void journal_reset_files(struct journal_op *op);
 void journal_reset_claim(struct journal_op *op);
 void journal_reset_standing(struct journal_op *op);
+void journal_reset_moved(struct journal_op *op);
 void journal_reset_list(struct journal_op *op);
 
 #endif

@@ -37,8 +37,10 @@ static const char version_1[] =
     "CREATE INDEX file_study ON file (study_instance_uid) WHERE study_instance_uid IS NOT NULL;"
     "CREATE INDEX file_sop_instance ON file (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;"
     "CREATE INDEX file_state ON file (state);"
-    "CREATE INDEX file_gone ON file (gone_ms);"
-    "CREATE INDEX file_undisposed ON file (state)"
+    /* One that was moved away is in file_moved, all others in file_gone. */
+    "CREATE INDEX file_gone ON file (gone_ms) WHERE NOT (state = 3 AND target IS NOT NULL);"
+    "CREATE INDEX file_moved ON file (watch, disposed_ms) WHERE state = 3 AND target IS NOT NULL;"
+    "CREATE INDEX file_undisposed ON file (watch, state)"
     "  WHERE disposed_ms IS NULL AND past = 0 AND state IN (2, 4);"
 
     "CREATE TABLE delivery ("

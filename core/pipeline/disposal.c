@@ -14,8 +14,9 @@
 #include <uthash.h>
 #include <utlist.h>
 
-#define ACTIVE_MAX  16
-#define RESUME_PAGE 100
+#define ACTIVE_MAX 8   /* of a drop folder */
+#define QUEUE_MAX  256 /* what does not fit is found in the journal later */
+#define PAGE       100
 
 struct item {
     struct disposal *disposal;
@@ -40,19 +41,33 @@ struct item {
     UT_hash_handle hh;
 };
 
+/* A drop folder. */
+struct folder {
+    struct disposal *disposal;
+    size_t watch;
+    struct item *queue;
+    size_t n_active, n_queued;
+    struct journal_files page;
+    struct trouble_waiter waiter;
+    bool paging;        /* a page is asked for, or waits for better times */
+    bool more;          /* the pass through the journal is not at its end */
+    bool again;         /* something did not fit meanwhile: one more pass */
+    bool page_rejected; /* the pass is through the delivered ones */
+    bool told_readonly;
+};
+
 struct disposal {
     struct pipeline_env env;
     struct item *items; /* by file_id: a file once at a time */
-    struct item *queue;
-    size_t n_active, n_pending;
-    struct journal_files resume;
-    bool resuming, more, resume_rejected, closing;
+    struct folder *folders;
+    size_t n_pending, n_paging;
+    bool closing;
     void (*closed)(void *ctx);
     void *closed_ctx;
 };
 
-static void start_next(struct disposal *d);
-static void resume_page(struct disposal *d);
+static void start_next(struct folder *f);
+static void next_page(struct folder *f);
 
 static struct item *item_of_job(struct job *job)
 {
@@ -62,9 +77,16 @@ static struct item *item_of_job(struct job *job)
 int disposal_open(struct disposal **ret, const struct pipeline_env *env)
 {
     struct disposal *d = calloc(1, sizeof *d);
-    if (!d)
+    struct folder *folders = calloc(env->config->n_watches + 1, sizeof *folders);
+    if (!d || !folders) {
+        free(d);
+        free(folders);
         return ERR_NOMEM;
+    }
     d->env = *env;
+    d->folders = folders;
+    for (size_t i = 0; i < env->config->n_watches; i++)
+        folders[i] = (struct folder){.disposal = d, .watch = i};
     *ret = d;
     return 0;
 }
@@ -76,10 +98,11 @@ bool disposal_wanted(const struct config_watch *w, bool rejected)
 
 static void maybe_closed(struct disposal *d)
 {
-    if (!d->closing || d->n_active > 0 || d->resuming)
+    if (!d->closing || d->n_pending > 0 || d->n_paging > 0)
         return;
     void (*closed)(void *) = d->closed;
     void *ctx = d->closed_ctx;
+    free(d->folders);
     free(d);
     closed(ctx);
 }
@@ -87,6 +110,7 @@ static void maybe_closed(struct disposal *d)
 static void free_item(struct item *x)
 {
     HASH_DEL(x->disposal->items, x);
+    trouble_forget(x->disposal->env.trouble, &x->waiter);
     if (x->fd >= 0)
         close(x->fd);
     free(x->path);
@@ -95,14 +119,20 @@ static void free_item(struct item *x)
     free(x);
 }
 
+static struct folder *folder_of(const struct item *x)
+{
+    return &x->disposal->folders[x->watch];
+}
+
 static void finish(struct item *x)
 {
     struct disposal *d = x->disposal;
+    struct folder *f = folder_of(x);
     free_item(x);
-    d->n_active--;
+    f->n_active--;
     d->n_pending--;
     if (!d->closing)
-        start_next(d);
+        start_next(f);
     maybe_closed(d);
 }
 
@@ -165,6 +195,21 @@ static void prune_parents(const struct item *x, const struct config_watch *w)
     free(dropped);
 }
 
+static const char read_only[] = "read-only source: left as it is";
+
+/* Whether its folder lets files go; that the target may not be written to is another matter. */
+static bool may_unlink(const char *path)
+{
+    char *folder = strdup(path);
+    char *slash = folder ? strrchr(folder, '/') : NULL;
+    if (slash)
+        *slash = '\0';
+    bool may =
+        slash && faccessat(AT_FDCWD, slash == folder ? "/" : folder, W_OK | X_OK, AT_EACCESS) == 0;
+    free(folder);
+    return may;
+}
+
 static void touch_work(struct job *job)
 {
     struct item *x = item_of_job(job);
@@ -189,9 +234,11 @@ static void touch_work(struct job *job)
         x->err = (struct err){0};
         if (w->prune_empty)
             prune_parents(x, w);
-    } else if (rc == ERR_ACCESS || rc == ERR_EXISTS) {
-        x->note = rc == ERR_ACCESS ? "read-only source: left as it is"
-                                   : "its place in the target folder is taken: left as it is";
+    } else if (rc == ERR_ACCESS && !may_unlink(x->path)) {
+        x->note = read_only;
+        x->err = (struct err){0};
+    } else if (rc == ERR_EXISTS) {
+        x->note = "its place in the target folder is taken: left as it is";
         x->err = (struct err){0};
     }
 }
@@ -201,18 +248,45 @@ static void touch_work(struct job *job)
 static void submit_touch(struct item *x);
 static void submit_record(struct item *x);
 
+static void start(struct item *x);
+
+static struct item *item_of_waiter(struct trouble_waiter *w)
+{
+    return (struct item *)((char *)w - offsetof(struct item, waiter));
+}
+
+static void wait_for_better_times(struct item *x, void (*again)(struct trouble_waiter *w),
+                                  const struct err *e)
+{
+    if (x->disposal->closing) {
+        finish(x); /* the next start finds it */
+        return;
+    }
+    x->waiter.again = again;
+    trouble_wait(x->disposal->env.trouble, &x->waiter, e);
+}
+
 static void touch_again(struct trouble_waiter *w)
 {
-    struct item *x = (struct item *)((char *)w - offsetof(struct item, waiter));
+    struct item *x = item_of_waiter(w);
     if (x->disposal->closing)
         finish(x);
     else
         submit_touch(x);
 }
 
+static void start_again(struct trouble_waiter *w)
+{
+    struct item *x = item_of_waiter(w);
+    if (x->disposal->closing)
+        finish(x);
+    else
+        start(x);
+}
+
 static void record_again(struct trouble_waiter *w)
 {
-    struct item *x = (struct item *)((char *)w - offsetof(struct item, waiter));
+    struct item *x = item_of_waiter(w);
     if (x->disposal->closing)
         finish(x);
     else
@@ -222,14 +296,15 @@ static void record_again(struct trouble_waiter *w)
 static void recorded(struct journal_op *op, int status, const struct err *e)
 {
     struct item *x = op->ctx;
-    if (status != 0 && err_class(status) == ERR_CLASS_LOCAL && !x->disposal->closing &&
-        status != ERR_DAMAGED) {
-        x->waiter.again = record_again;
-        trouble_wait(x->disposal->env.trouble, &x->waiter, e);
+    if (status != 0 && err_class(status) == ERR_CLASS_LOCAL && status != ERR_DAMAGED) {
+        wait_for_better_times(x, record_again, e);
         return;
     }
+    if (status != 0)
+        log_debug("a disposal came too late", LOG_UINT("file", x->file_id),
+                  LOG_STR("reason", e->text));
     if (status == 0)
-        trouble_over(x->disposal->env.trouble);
+        trouble_over(x->disposal->env.trouble, &x->waiter);
     finish(x);
 }
 
@@ -247,15 +322,17 @@ static void touched(struct job *job)
 {
     struct item *x = item_of_job(job);
     if (x->err.code != 0) {
-        if (x->disposal->closing) {
-            finish(x);
-            return;
-        }
-        x->waiter.again = touch_again;
-        trouble_wait(x->disposal->env.trouble, &x->waiter, &x->err);
+        wait_for_better_times(x, touch_again, &x->err);
         return;
     }
-    if (x->note)
+    trouble_over(x->disposal->env.trouble, &x->waiter);
+    if (x->note == read_only && !folder_of(x)->told_readonly) {
+        folder_of(x)->told_readonly = true;
+        log_warning(
+            "files of a drop folder cannot be removed or moved: they are left, which is noted "
+            "in the journal; see dcmferry check",
+            LOG_UINT("watch", (uint64_t)x->watch + 1), LOG_PATH("path", x->path));
+    } else if (x->note && x->note != read_only)
         log_warning("a source file was left", LOG_UINT("file", x->file_id),
                     LOG_STR("reason", x->note), LOG_PATH("path", x->path));
     submit_record(x);
@@ -308,6 +385,8 @@ static void header_read(struct dicom_read *r, int status, const struct dicom_hea
         finish(x);
     } else if (status == 0 && expand_target(x, header) == 0) {
         submit_touch(x);
+    } else if (status != 0 && err_class(status) != ERR_CLASS_PERMANENT) {
+        wait_for_better_times(x, start_again, e);
     } else {
         log_warning("a delivered file's header cannot be read again", LOG_UINT("file", x->file_id),
                     LOG_STR("reason", status == 0 ? "out of memory" : e->text));
@@ -319,6 +398,7 @@ static void header_read(struct dicom_read *r, int status, const struct dicom_hea
 static void open_work(struct job *job)
 {
     struct item *x = item_of_job(job);
+    x->err = (struct err){0};
     x->fd = open(x->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (x->fd < 0)
         err_set_errno(&x->err, errno, "it cannot be opened again");
@@ -330,6 +410,8 @@ static void opened(struct job *job)
     const struct config *c = x->disposal->env.config;
     if (x->disposal->closing) {
         finish(x);
+    } else if (x->fd < 0 && x->err.code != ERR_VANISHED && x->err.code != ERR_ACCESS) {
+        wait_for_better_times(x, start_again, &x->err);
     } else if (x->fd < 0) {
         x->gone = x->err.code == ERR_VANISHED;
         x->note = x->gone ? NULL : "it cannot be opened again: left as it is";
@@ -388,28 +470,37 @@ static void start(struct item *x)
     submit_touch(x);
 }
 
-static void start_next(struct disposal *d)
+static void start_next(struct folder *f)
 {
-    while (d->queue && d->n_active < ACTIVE_MAX) {
-        struct item *x = d->queue;
-        DL_DELETE(d->queue, x);
-        d->n_active++;
+    while (f->queue && f->n_active < ACTIVE_MAX) {
+        struct item *x = f->queue;
+        DL_DELETE(f->queue, x);
+        f->n_queued--;
+        f->n_active++;
         start(x);
     }
-    if (!d->queue && d->more && !d->resuming && !d->closing)
-        resume_page(d);
+    if (f->again && !f->more && !f->paging) {
+        f->again = false;
+        f->more = true;
+        f->page_rejected = false;
+        f->page.after = 0;
+    }
+    if (!f->queue && f->more && !f->paging && !f->disposal->closing)
+        next_page(f);
 }
 
 void disposal_file(struct disposal *d, size_t watch, uint64_t file_id, const char *path,
                    uint64_t size, int64_t mtime_ns, bool rejected)
 {
+    struct folder *f = &d->folders[watch];
     struct item *x;
     HASH_FIND(hh, d->items, &file_id, sizeof file_id, x);
     if (x)
         return;
-    x = calloc(1, sizeof *x);
+    x = f->n_queued < QUEUE_MAX ? calloc(1, sizeof *x) : NULL;
     if (!x || !(x->path = strdup(path))) {
-        free(x); /* the next start finds it */
+        free(x);
+        f->again = true;
         return;
     }
     x->disposal = d;
@@ -420,73 +511,96 @@ void disposal_file(struct disposal *d, size_t watch, uint64_t file_id, const cha
     x->rejected = rejected;
     x->fd = -1;
     d->n_pending++;
+    f->n_queued++;
     HASH_ADD(hh, d->items, file_id, sizeof x->file_id, x);
-    DL_APPEND(d->queue, x);
-    start_next(d);
+    DL_APPEND(f->queue, x);
+    start_next(f);
 }
 
-/* ---- What a crash left open ---- */
+/* ---- What a crash left open, or did not fit ---- */
 
-static void resumed(struct journal_op *op, int status, const struct err *e)
+static void page_again(struct trouble_waiter *w)
 {
-    struct disposal *d = op->ctx;
-    const struct config *c = d->env.config;
-    d->resuming = false;
-    if (status != 0)
-        log_warning("open disposals cannot be listed", LOG_STR("reason", e->text));
-    size_t n = status == 0 && !d->closing ? d->resume.n : 0;
-    for (size_t i = 0; i < n; i++) {
-        const struct journal_file_row *row = &d->resume.rows[i];
-        d->resume.after = row->id;
-        for (size_t w = 0; w < c->n_watches; w++)
-            if (strcmp(c->watches[w].path, row->watch) == 0 &&
-                disposal_wanted(&c->watches[w], d->resume_rejected))
-                disposal_file(d, w, row->id, row->path, row->size, row->mtime_ns,
-                              d->resume_rejected);
+    struct folder *f = (struct folder *)((char *)w - offsetof(struct folder, waiter));
+    struct disposal *d = f->disposal;
+    f->paging = false;
+    d->n_paging--;
+    if (d->closing)
+        maybe_closed(d);
+    else
+        next_page(f);
+}
+
+static void page_read(struct journal_op *op, int status, const struct err *e)
+{
+    struct folder *f = op->ctx;
+    struct disposal *d = f->disposal;
+    if (status != 0 && err_class(status) == ERR_CLASS_LOCAL && status != ERR_DAMAGED &&
+        !d->closing) {
+        f->waiter.again = page_again;
+        trouble_wait(d->env.trouble, &f->waiter, e);
+        return;
     }
-    d->more = n == RESUME_PAGE;
-    journal_files_clear(&d->resume);
-    if (!d->more && status == 0 && !d->closing && !d->resume_rejected) {
-        d->resume_rejected = true;
-        d->resume.after = 0;
-        d->more = true;
+    trouble_over(d->env.trouble, &f->waiter);
+    f->paging = false;
+    d->n_paging--;
+    size_t n = status == 0 && !d->closing ? f->page.n : 0;
+    struct journal_file_row *rows = f->page.rows;
+    f->more = n == PAGE;
+    if (n > 0)
+        f->page.after = rows[n - 1].id;
+    if (status == 0 && !f->more && !f->page_rejected) {
+        f->page_rejected = true;
+        f->page.after = 0;
+        f->more = true;
     }
+    bool wanted =
+        disposal_wanted(&d->env.config->watches[f->watch], f->page.state == FILE_REJECTED);
+    struct journal_files page = f->page; /* what follows may ask for the next one */
+    f->page.rows = NULL;
+    f->page.n = 0;
+    for (size_t i = 0; wanted && i < n; i++)
+        disposal_file(d, f->watch, rows[i].id, rows[i].path, rows[i].size, rows[i].mtime_ns,
+                      page.state == FILE_REJECTED);
+    journal_files_clear(&page);
     if (!d->closing)
-        start_next(d);
+        start_next(f);
     maybe_closed(d);
 }
 
-static void resume_page(struct disposal *d)
+static void next_page(struct folder *f)
 {
-    uint64_t after = d->resume.after;
-    d->resuming = true;
-    d->more = false;
-    d->resume = (struct journal_files){.op = {.cb = resumed, .ctx = d},
-                                       .state = d->resume_rejected ? FILE_REJECTED : FILE_DELIVERED,
-                                       .pending_disposal = true,
-                                       .after = after,
-                                       .limit = RESUME_PAGE};
-    journal_files(d->env.journal, &d->resume);
+    struct disposal *d = f->disposal;
+    const struct config_watch *w = &d->env.config->watches[f->watch];
+    if (!f->page_rejected && !disposal_wanted(w, false)) {
+        f->page_rejected = true;
+        f->page.after = 0;
+    }
+    f->more = false;
+    if (f->page_rejected && !disposal_wanted(w, true))
+        return;
+    f->paging = true;
+    d->n_paging++;
+    f->page = (struct journal_files){.op = {.cb = page_read, .ctx = f},
+                                     .state = f->page_rejected ? FILE_REJECTED : FILE_DELIVERED,
+                                     .pending_disposal = true,
+                                     .watch = w->path,
+                                     .after = f->page.after,
+                                     .limit = PAGE};
+    journal_files(d->env.journal, &f->page);
 }
 
 void disposal_resume(struct disposal *d)
 {
-    const struct config *c = d->env.config;
-    bool wanted = false;
-    for (size_t i = 0; i < c->n_watches; i++)
-        wanted = wanted || disposal_wanted(&c->watches[i], false) ||
-                 disposal_wanted(&c->watches[i], true);
-    if (!wanted)
-        return;
-    d->resume.after = 0;
-    d->resume_rejected = false;
-    d->more = true;
-    start_next(d);
+    for (size_t i = 0; i < d->env.config->n_watches; i++) {
+        d->folders[i].again = true;
+        start_next(&d->folders[i]);
+    }
 }
 
 size_t disposal_pending(const struct disposal *d)
 {
-    return d->n_pending + (d->resuming || d->more ? 1 : 0);
+    return d->n_pending + d->n_paging;
 }
 
 void disposal_close(struct disposal *d, void (*cb)(void *ctx), void *ctx)
@@ -494,12 +608,14 @@ void disposal_close(struct disposal *d, void (*cb)(void *ctx), void *ctx)
     d->closing = true;
     d->closed = cb;
     d->closed_ctx = ctx;
-    struct item *x, *next;
-    DL_FOREACH_SAFE(d->queue, x, next)
-    {
-        DL_DELETE(d->queue, x);
-        d->n_pending--;
-        free_item(x);
+    for (size_t i = 0; i < d->env.config->n_watches; i++) {
+        struct item *x, *next;
+        DL_FOREACH_SAFE(d->folders[i].queue, x, next)
+        {
+            DL_DELETE(d->folders[i].queue, x);
+            d->n_pending--;
+            free_item(x);
+        }
     }
     maybe_closed(d);
 }

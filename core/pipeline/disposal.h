@@ -1,6 +1,9 @@
 /* What becomes of a source file once its fate is on disk: deleted, moved, or left (rule 1). Loop
  * thread only.
  *
+ * Memory holds a window of what is to be done; the journal has all of it. A drop folder whose mount
+ * hangs, or whose target is full, holds up its own files only.
+ *
  * A file is touched only if it is still the version that was journalled. Never overwrites: a taken
  * name gets a number. A source that may not be changed (read-only) is marked in the journal and
  * left. */

@@ -17,7 +17,9 @@ int intake_open(struct intake **ret, const struct pipeline_env *env,
     struct intake *in = calloc(1, sizeof *in);
     if (!in)
         return ERR_NOMEM;
-    if (binding_cache_open(&in->bindings, env->journal) != 0) {
+    in->watches = calloc(env->config->n_watches + 1, sizeof *in->watches);
+    if (!in->watches || binding_cache_open(&in->bindings, env->journal) != 0) {
+        free(in->watches);
         free(in);
         return ERR_NOMEM;
     }
@@ -52,6 +54,11 @@ static struct intake_file *find_file(struct intake *in, const char *path)
     return f;
 }
 
+static void make_ready(struct intake_file *f)
+{
+    DL_APPEND(f->intake->watches[f->watch].ready, f);
+}
+
 static struct intake_file *add_file(struct intake *in, size_t watch, const char *path)
 {
     struct intake_file *f = calloc(1, sizeof *f);
@@ -63,7 +70,7 @@ static struct intake_file *add_file(struct intake *in, size_t watch, const char 
     f->watch = watch;
     f->fd = -1;
     HASH_ADD_KEYPTR(hh, in->files, f->path, strlen(f->path), f);
-    DL_APPEND(in->ready, f);
+    make_ready(f);
     return f;
 }
 
@@ -72,6 +79,7 @@ static void batch_step(struct intake_batch *b)
     if (--b->left > 0)
         return;
     b->intake->n_batches--;
+    trouble_forget(b->intake->env.trouble, &b->waiter);
     if (!b->intake->closing)
         b->done(b->ctx, b->token);
     free(b);
@@ -87,11 +95,14 @@ static void leave_batch(struct intake_file *f)
 
 static void start_ready(struct intake *in)
 {
-    while (in->ready && in->n_active < INTAKE_ACTIVE_MAX && !in->closing) {
-        struct intake_file *f = in->ready;
-        DL_DELETE(in->ready, f);
-        in->n_active++;
-        intake_file_start(f);
+    for (size_t i = 0; i < in->env.config->n_watches; i++) {
+        struct intake_watch *w = &in->watches[i];
+        while (w->ready && w->n_active < INTAKE_ACTIVE_MAX && !in->closing) {
+            struct intake_file *f = w->ready;
+            DL_DELETE(w->ready, f);
+            w->n_active++;
+            intake_file_start(f);
+        }
     }
 }
 
@@ -100,14 +111,30 @@ static void free_file(struct intake_file *f)
     intake_file_clear(f);
     HASH_DEL(f->intake->files, f);
     leave_batch(f);
+    trouble_forget(f->intake->env.trouble, &f->waiter);
     free(f->path);
     free(f);
+}
+
+bool intake_file_moved(struct intake_file *f)
+{
+    char *path = f->moved;
+    f->moved = NULL;
+    if (find_file(f->intake, path)) {
+        free(path);
+        return false;
+    }
+    HASH_DEL(f->intake->files, f);
+    free(f->path);
+    f->path = path;
+    HASH_ADD_KEYPTR(hh, f->intake->files, f->path, strlen(f->path), f);
+    return true;
 }
 
 void intake_file_finish(struct intake_file *f)
 {
     struct intake *in = f->intake;
-    in->n_active--;
+    in->watches[f->watch].n_active--;
     if (f->again && !in->closing) {
         /* What it is now may be another version: from the start, with a new look at the journal. */
         f->again = false;
@@ -116,7 +143,8 @@ void intake_file_finish(struct intake_file *f)
         f->known_size = f->compare = false;
         f->replaces = f->file_id = 0;
         f->unchanged_since_ms = 0;
-        DL_APPEND(in->ready, f);
+        trouble_forget(in->env.trouble, &f->waiter);
+        make_ready(f);
     } else {
         free_file(f);
     }
@@ -135,16 +163,23 @@ static void settle_due(uv_timer_t *timer)
         DL_DELETE(in->settling, f);
         in->n_settling--;
         f->in_settling = false;
-        DL_APPEND(in->ready, f);
+        make_ready(f);
     }
     if (in->settling)
         uv_timer_start(&in->timer, settle_due, in->settling->due_ms - now, 0);
     start_ready(in);
 }
 
-static int by_due(struct intake_file *a, struct intake_file *b)
+/* From the end: most are due after those that wait already. */
+static void insert_settling(struct intake *in, struct intake_file *f)
 {
-    return a->due_ms < b->due_ms ? -1 : a->due_ms > b->due_ms;
+    struct intake_file *at = in->settling ? in->settling->prev : NULL;
+    while (at && at->due_ms > f->due_ms)
+        at = at == in->settling ? NULL : at->prev;
+    if (at)
+        DL_APPEND_ELEM(in->settling, at, f);
+    else
+        DL_PREPEND(in->settling, f);
 }
 
 bool intake_file_settle(struct intake_file *f)
@@ -161,15 +196,20 @@ bool intake_file_settle(struct intake_file *f)
         intake_file_finish(f);
         return true;
     }
-    uint64_t pause = w->settle_ms < 500 ? 500 : w->settle_ms;
+    /* Less and less often: a change is offered anew by the watch. */
+    uint64_t pause = (now - f->unchanged_since_ms) / 2;
+    if (pause < w->settle_ms)
+        pause = w->settle_ms;
+    if (pause < 500)
+        pause = 500;
     uint64_t left = w->settle_timeout_ms - (now - f->unchanged_since_ms);
     f->due_ms = now + (pause < left ? pause : left);
     intake_file_clear(f);
     leave_batch(f);
-    in->n_active--;
+    in->watches[f->watch].n_active--;
     in->n_settling++;
     f->in_settling = true;
-    DL_INSERT_INORDER(in->settling, f, by_due);
+    insert_settling(in, f);
     if (in->settling == f)
         uv_timer_start(&in->timer, settle_due, f->due_ms - now, 0);
     start_ready(in);
@@ -187,7 +227,7 @@ static void offered_once_more(struct intake_file *f)
     DL_DELETE(f->intake->settling, f);
     f->intake->n_settling--;
     f->in_settling = false;
-    DL_APPEND(f->intake->ready, f);
+    make_ready(f);
 }
 
 /* ---- Batches ---- */
@@ -237,6 +277,7 @@ static void batch_looked_up(struct journal_op *op, int status, const struct err 
         trouble_wait(in->env.trouble, &b->waiter, err);
         return;
     }
+    trouble_over(in->env.trouble, &b->waiter);
     struct journal_lookup_entry *entries = b->entries;
     size_t n = b->n;
     b->entries = NULL;
@@ -296,21 +337,48 @@ void intake_offer(struct intake *in, size_t watch, const struct watch_file *file
     lookup_batch(b);
 }
 
-void intake_again(struct intake *in, size_t watch, const char *path, uint64_t file_id)
+/* Takes a path into the works; its file, NULL if it is there already (or out of memory). */
+static struct intake_file *take_path(struct intake *in, size_t watch, const char *path)
 {
-    if (in->closing)
-        return;
     struct intake_file *f = find_file(in, path);
     if (f) {
         offered_once_more(f);
-    } else {
-        f = add_file(in, watch, path);
-        if (!f) {
-            in->handler.crowded(watch, in->handler.ctx);
-            return;
-        }
-        f->file_id = file_id;
+        return NULL;
     }
+    f = add_file(in, watch, path);
+    if (!f)
+        in->handler.crowded(watch, in->handler.ctx);
+    return f;
+}
+
+void intake_again(struct intake *in, size_t watch, const char *path)
+{
+    if (in->closing)
+        return;
+    take_path(in, watch, path);
+    start_ready(in);
+}
+
+void intake_reroute(struct intake *in, const struct intake_held *held, size_t n,
+                    void (*done)(void *ctx, unsigned token), void *ctx, unsigned token)
+{
+    struct intake_batch *b = in->closing ? NULL : calloc(1, sizeof *b);
+    if (!b)
+        return;
+    /* `left` holds it until the loop is through. */
+    *b = (struct intake_batch){
+        .intake = in, .left = n + 1, .done = done, .ctx = ctx, .token = token};
+    in->n_batches++;
+    for (size_t i = 0; i < n; i++) {
+        struct intake_file *f = take_path(in, held[i].watch, held[i].path);
+        if (f) {
+            f->file_id = held[i].file_id;
+            f->batch = b;
+        } else {
+            batch_step(b);
+        }
+    }
+    batch_step(b);
     start_ready(in);
 }
 
@@ -340,6 +408,7 @@ static void maybe_closed(struct intake *in)
     void (*closed)(void *) = in->closed;
     void *ctx = in->closed_ctx;
     binding_cache_close(in->bindings);
+    free(in->watches);
     free(in);
     closed(ctx);
 }
@@ -350,11 +419,12 @@ void intake_close(struct intake *in, void (*cb)(void *ctx), void *ctx)
     in->closed = cb;
     in->closed_ctx = ctx;
     struct intake_file *f, *next;
-    DL_FOREACH_SAFE(in->ready, f, next)
-    {
-        DL_DELETE(in->ready, f);
-        free_file(f);
-    }
+    for (size_t i = 0; i < in->env.config->n_watches; i++)
+        DL_FOREACH_SAFE(in->watches[i].ready, f, next)
+        {
+            DL_DELETE(in->watches[i].ready, f);
+            free_file(f);
+        }
     DL_FOREACH_SAFE(in->settling, f, next)
     {
         DL_DELETE(in->settling, f);

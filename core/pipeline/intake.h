@@ -5,7 +5,9 @@
  * on the thread pool → its header read in a worker → the routes of its study found → admitted,
  * durable → the batch is done when all of its files are. A file that is cut short (or empty, or not
  * readable) waits and is looked at again until `settle_timeout` has passed since it last changed;
- * then it is rejected with that reason. A path is in the works once at a time. */
+ * then it is rejected with that reason; for local trouble (no memory, a share that gives errors)
+ * none is rejected. A path is in the works once at a time. With `custody: rename` a file is renamed
+ * when its header shows it whole. */
 #ifndef PIPELINE_INTAKE_H
 #define PIPELINE_INTAKE_H
 
@@ -30,9 +32,19 @@ int intake_open(struct intake **ret, const struct pipeline_env *env,
  * never from within. */
 void intake_offer(struct intake *in, size_t watch, const struct watch_file *files, size_t n,
                   void (*done)(void *ctx, unsigned token), void *ctx, unsigned token);
-/* Looks at one path again: it changed while it was sent, or (file_id not 0) its held row is to be
- * routed again. */
-void intake_again(struct intake *in, size_t watch, const char *path, uint64_t file_id);
+/* Looks at one path again: it changed while it was sent. */
+void intake_again(struct intake *in, size_t watch, const char *path);
+
+/* A row that no route took. */
+struct intake_held {
+    size_t watch;
+    uint64_t file_id;
+    const char *path;
+};
+/* Routes held rows again; `done` as with intake_offer, but perhaps from within. Strings are copied.
+ */
+void intake_reroute(struct intake *in, const struct intake_held *held, size_t n,
+                    void (*done)(void *ctx, unsigned token), void *ctx, unsigned token);
 
 /* The hidden folder below a drop folder into which `custody: rename` takes files. */
 #define INTAKE_CUSTODY ".dcmferry"

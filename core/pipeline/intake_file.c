@@ -36,96 +36,83 @@ void intake_file_clear(struct intake_file *f)
     f->values = NULL;
     free(f->bound_series);
     f->bound_series = NULL;
+    free(f->moved);
+    f->moved = NULL;
     f->has_header = false;
-    f->new_study = f->new_series = false;
+    f->n_bind = 0;
 }
 
 /* The admission failed: what it was to bind is not bound. */
 static void unbind(struct intake_file *f)
 {
-    if (f->new_study)
-        binding_forget(f->intake->bindings, f->study.key);
-    if (f->new_series)
-        binding_forget(f->intake->bindings, f->series.key);
+    for (size_t i = 0; i < f->n_bind; i++)
+        binding_forget(f->intake->bindings, f->bind[i].key);
+    f->n_bind = 0;
+}
+
+static void wait_for_better_times(struct intake_file *f, void (*again)(struct trouble_waiter *w),
+                                  const struct err *e)
+{
+    f->waiter.again = again;
+    trouble_wait(f->intake->env.trouble, &f->waiter, e);
+}
+
+static struct intake_file *file_of_waiter(struct trouble_waiter *w)
+{
+    return (struct intake_file *)((char *)w - offsetof(struct intake_file, waiter));
+}
+
+static struct intake_file *file_of_job(struct job *job)
+{
+    return (struct intake_file *)((char *)job - offsetof(struct intake_file, job));
 }
 
 /* The file cannot be taken in as it is: wait while it may become better, else reject it with the
  * reason in f->err. */
 static void settle_or_reject(struct intake_file *f)
 {
-    if (f->intake->closing) {
+    struct intake *in = f->intake;
+    if (in->closing) {
         intake_file_finish(f);
+    } else if (intake_file_settle(f)) {
         return;
-    }
-    if (!intake_file_settle(f))
+    } else if (err_class(f->err.code) == ERR_CLASS_PERMANENT) {
         admit(f);
+    } else {
+        /* Nothing is wrong with the file. */
+        log_warning("a file cannot be read for now: it is tried again in a minute",
+                    LOG_STR("reason", f->err.text), LOG_PATH("path", f->path));
+        in->handler.crowded(f->watch, in->handler.ctx);
+        intake_file_finish(f);
+    }
 }
 
 /* ---- Open ---- */
 
-/* Into the hidden folder on the same file system, under the same relative path, or a numbered one
- * if that is taken. */
-static int take_custody(struct intake_file *f, struct err *e)
+static void open_failed(struct intake_file *f, int errnum)
 {
-    const struct config_watch *w = watch_of(f);
-    const char *relative = intake_relative(w, f->path);
-    char *target = NULL;
-    if (strncmp(f->path + strlen(w->path), "/" INTAKE_CUSTODY "/", strlen(INTAKE_CUSTODY) + 2) == 0)
-        return 0; /* it is there already: left over from a crash */
-    for (unsigned i = 0; i < 1000; i++) {
-        char number[16] = "";
-        if (i > 0)
-            snprintf(number, sizeof number, "~%u", i);
-        free(target);
-        if (asprintf(&target, "%s/" INTAKE_CUSTODY "/%s%s", w->path, relative, number) < 0)
-            return err_set(e, ERR_NOMEM, "out of memory");
-        char *slash = strrchr(target, '/');
-        *slash = '\0';
-        int rc = fsutil_mkdirs(target, 0700, e);
-        *slash = '/';
-        if (rc == 0)
-            rc = fsutil_rename_new(f->path, target, e);
-        if (rc == 0) {
-            f->status = 1; /* moved: the table is rekeyed on the loop */
-            f->job.data = target;
-            return 0;
-        }
-        if (rc != ERR_EXISTS) {
-            free(target);
-            return rc;
-        }
-    }
-    free(target);
-    return err_set(e, ERR_EXISTS, "too many files of one name in the custody folder");
+    if (errnum == ELOOP || errnum == ENXIO || errnum == ENOTDIR || errnum == ESTALE)
+        f->status = err_set(&f->err, ERR_VANISHED, "no file stands there any more");
+    else
+        f->status = err_set_errno(&f->err, errnum, "the file cannot be opened");
 }
 
 static void open_work(struct job *job)
 {
-    struct intake_file *f = (struct intake_file *)((char *)job - offsetof(struct intake_file, job));
+    struct intake_file *f = file_of_job(job);
     struct stat st;
     f->status = 0;
-    f->job.data = NULL;
     f->err = (struct err){0};
-    if (watch_of(f)->custody == CONFIG_CUSTODY_RENAME && take_custody(f, &f->err) != 0) {
-        f->status = f->err.code;
-        return;
-    }
-    const char *path = f->job.data ? f->job.data : f->path;
-    f->fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    f->fd = open(f->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (f->fd < 0) {
-        f->status = err_set_errno(&f->err, errno, "the file cannot be opened");
+        open_failed(f, errno);
     } else if (fstat(f->fd, &st) != 0) {
         f->status = err_set_errno(&f->err, errno, "the file cannot be looked at");
     } else if (!S_ISREG(st.st_mode)) {
         f->status = err_set(&f->err, ERR_VANISHED, "not a regular file");
     } else {
-        int64_t mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
-        if ((uint64_t)st.st_size != f->size || mtime_ns != f->mtime_ns || f->job.data) {
-            f->size = (uint64_t)st.st_size;
-            f->mtime_ns = mtime_ns;
-            f->known_size = false;
-            f->unchanged_since_ms = 0;
-        }
+        f->found_size = (uint64_t)st.st_size;
+        f->found_mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
     }
 }
 
@@ -142,23 +129,25 @@ static void look_up(struct intake_file *f)
 
 static void opened(struct job *job)
 {
-    struct intake_file *f = (struct intake_file *)((char *)job - offsetof(struct intake_file, job));
-    if (job->data) {
-        HASH_DEL(f->intake->files, f);
-        free(f->path);
-        f->path = job->data;
-        HASH_ADD_KEYPTR(hh, f->intake->files, f->path, strlen(f->path), f);
-        f->status = f->fd >= 0 ? 0 : f->err.code;
-    }
+    struct intake_file *f = file_of_job(job);
     if (f->intake->closing || f->status == ERR_VANISHED) {
         intake_file_finish(f);
-    } else if (f->status != 0) {
-        settle_or_reject(f);
-    } else if (!f->known_size) {
-        look_up(f);
-    } else {
-        evaluate(f);
+        return;
     }
+    if (f->status != 0) {
+        settle_or_reject(f);
+        return;
+    }
+    if (f->found_size != f->size || f->found_mtime_ns != f->mtime_ns) {
+        f->size = f->found_size;
+        f->mtime_ns = f->found_mtime_ns;
+        f->known_size = false;
+        f->unchanged_since_ms = 0;
+    }
+    if (f->known_size)
+        evaluate(f);
+    else
+        look_up(f);
 }
 
 void intake_file_start(struct intake_file *f)
@@ -180,9 +169,9 @@ static void looked_up(struct journal_op *op, int status, const struct err *err)
     if (f->intake->closing) {
         intake_file_finish(f);
     } else if (status != 0) {
-        f->waiter.again = look_up_again;
-        trouble_wait(f->intake->env.trouble, &f->waiter, err);
+        wait_for_better_times(f, look_up_again, err);
     } else {
+        trouble_over(f->intake->env.trouble, &f->waiter);
         f->known_size = true;
         evaluate(f);
     }
@@ -285,6 +274,29 @@ static const char *attribute(uint32_t tag, void *ctx)
     return i >= 0 && (size_t)i < f->header.n_values ? f->header.values[i] : NULL;
 }
 
+/* Remembers what the decision binds, unless it is bound already. */
+static void bind_routes(struct intake_file *f, const char *key, const char *names, bool stale)
+{
+    struct binding_cache *cache = f->intake->bindings;
+    if (!names || !key[0])
+        return;
+    if (stale)
+        binding_forget(cache, key);
+    if (binding_remember(cache, key, names))
+        f->bind[f->n_bind++] = (struct journal_bind){.key = key, .routes = names, .rebind = stale};
+}
+
+static void find_bindings(struct intake_file *f);
+
+static void find_bindings_again(struct trouble_waiter *w)
+{
+    struct intake_file *f = file_of_waiter(w);
+    if (f->intake->closing)
+        intake_file_finish(f);
+    else
+        find_bindings(f);
+}
+
 /* With the bindings known: the decision and the admission are made in one go, so that the next
  * instance sees the binding. */
 static void study_found(struct binding_lookup *l, int status, const char *routes,
@@ -295,21 +307,24 @@ static void study_found(struct binding_lookup *l, int status, const char *routes
         intake_file_finish(f);
         return;
     }
-    if (status != 0)
-        log_warning("a study's binding cannot be read",
-                    LOG_STR("study", f->header.study_instance_uid), LOG_STR("reason", err->text));
+    if (status != 0) { /* to guess would part the study */
+        wait_for_better_times(f, find_bindings_again, err);
+        return;
+    }
+    trouble_over(f->intake->env.trouble, &f->waiter);
+    const struct config *c = f->intake->env.config;
+    bool stale_study = routes && !route_binds(c, routes, CONFIG_SCOPE_STUDY);
+    bool stale_series = f->bound_series && !route_binds(c, f->bound_series, CONFIG_SCOPE_SERIES);
     struct template_values values = {
         .attribute = attribute, .ctx = f, .relative_path = intake_relative(watch_of(f), f->path)};
-    if (route_decide(f->intake->env.config, &values, routes, f->bound_series, &f->decision) != 0) {
+    if (route_decide(c, &values, routes, f->bound_series, &f->decision) != 0) {
         err_set(&f->err, ERR_NOMEM, "out of memory");
         settle_or_reject(f);
         return;
     }
-    if (f->decision.bind_study && f->study.key[0])
-        f->new_study = binding_remember(f->intake->bindings, f->study.key, f->decision.bind_study);
-    if (f->decision.bind_series && f->series.key[0])
-        f->new_series =
-            binding_remember(f->intake->bindings, f->series.key, f->decision.bind_series);
+    f->n_bind = 0;
+    bind_routes(f, f->study.key, f->decision.bind_study, stale_study);
+    bind_routes(f, f->series.key, f->decision.bind_series, stale_series);
     f->err = (struct err){0};
     admit(f);
 }
@@ -319,8 +334,12 @@ static void series_found(struct binding_lookup *l, int status, const char *route
 {
     struct intake_file *f =
         (struct intake_file *)((char *)l - offsetof(struct intake_file, series));
-    (void)err;
-    f->bound_series = status == 0 && routes ? strdup(routes) : NULL;
+    if (status != 0) {
+        study_found(&f->study, status, NULL, err);
+        return;
+    }
+    free(f->bound_series);
+    f->bound_series = routes ? strdup(routes) : NULL;
     if (f->study.key[0])
         binding_find(f->intake->bindings, &f->study);
     else
@@ -344,6 +363,136 @@ static void find_bindings(struct intake_file *f)
         series_found(&f->series, 0, NULL, NULL);
 }
 
+/* ---- Custody ---- */
+
+/* Into the hidden folder on the same file system, under the same relative path, or a numbered one
+ * if that is taken; f->moved is where it is then. */
+static int take_custody(struct intake_file *f)
+{
+    const struct config_watch *w = watch_of(f);
+    const char *relative = intake_relative(w, f->path);
+    for (unsigned i = 0; i < 1000; i++) {
+        char number[16] = "", *target;
+        if (i > 0)
+            snprintf(number, sizeof number, "~%u", i);
+        if (asprintf(&target, "%s/" INTAKE_CUSTODY "/%s%s", w->path, relative, number) < 0)
+            return err_set(&f->err, ERR_NOMEM, "out of memory");
+        char *slash = strrchr(target, '/');
+        *slash = '\0';
+        int rc = fsutil_mkdirs(target, 0700, &f->err);
+        *slash = '/';
+        if (rc == 0)
+            rc = fsutil_rename_new(f->path, target, &f->err);
+        if (rc == 0) {
+            f->moved = target;
+            return 0;
+        }
+        free(target);
+        if (rc != ERR_EXISTS)
+            return rc;
+    }
+    return err_set(&f->err, ERR_EXISTS, "too many files of one name in the custody folder");
+}
+
+static void custody_work(struct job *job)
+{
+    struct intake_file *f = file_of_job(job);
+    struct stat st;
+    f->err = (struct err){0};
+    f->status = take_custody(f);
+    if (f->status == 0 &&
+        (lstat(f->moved, &st) != 0 || (uint64_t)st.st_size != f->size ||
+         (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec != f->mtime_ns))
+        f->status = ERR_CHANGED;
+}
+
+static void custody_asked(struct journal_op *op, int status, const struct err *err);
+
+/* A row may stand for the new path: of a file that left it unseen. */
+static void ask_custody(struct intake_file *f)
+{
+    f->entry =
+        (struct journal_lookup_entry){.path = f->path, .size = f->size, .mtime_ns = f->mtime_ns};
+    f->op.lookup = (struct journal_lookup){
+        .op = {.cb = custody_asked, .ctx = f}, .entries = &f->entry, .n = 1};
+    journal_lookup(f->intake->env.journal, &f->op.lookup);
+}
+
+static void ask_custody_again(struct trouble_waiter *w)
+{
+    ask_custody(file_of_waiter(w));
+}
+
+static void custody_asked(struct journal_op *op, int status, const struct err *err)
+{
+    struct intake_file *f = op->ctx;
+    if (f->intake->closing) {
+        intake_file_finish(f);
+    } else if (status != 0) {
+        wait_for_better_times(f, ask_custody_again, err);
+    } else {
+        trouble_over(f->intake->env.trouble, &f->waiter);
+        if (f->entry.seen != JOURNAL_UNKNOWN && f->entry.file_id != f->file_id)
+            f->replaces = f->entry.file_id;
+        find_bindings(f);
+    }
+}
+
+static void submit_custody(struct intake_file *f);
+
+static void custody_again(struct trouble_waiter *w)
+{
+    struct intake_file *f = file_of_waiter(w);
+    if (f->intake->closing)
+        intake_file_finish(f);
+    else
+        submit_custody(f);
+}
+
+static void custody_taken(struct job *job)
+{
+    struct intake_file *f = file_of_job(job);
+    struct intake_watch *w = &f->intake->watches[f->watch];
+    bool ours = !f->moved || intake_file_moved(f);
+    if (f->intake->closing || f->status == ERR_VANISHED || !ours) {
+        intake_file_finish(f);
+    } else if (f->status == 0) {
+        ask_custody(f);
+    } else if (f->status == ERR_CHANGED) {
+        f->again = true; /* another version came in between: from the start */
+        intake_file_finish(f);
+    } else if (err_class(f->status) == ERR_CLASS_LOCAL) {
+        wait_for_better_times(f, custody_again, &f->err);
+    } else {
+        if (!w->told_custody)
+            log_warning("files of a drop folder cannot be taken into custody and are read where "
+                        "they are: see dcmferry check",
+                        LOG_UINT("watch", (uint64_t)f->watch + 1), LOG_STR("reason", f->err.text),
+                        LOG_PATH("path", f->path));
+        w->told_custody = true;
+        find_bindings(f);
+    }
+}
+
+static void submit_custody(struct intake_file *f)
+{
+    f->job = (struct job){
+        .work = custody_work, .done = custody_taken, .mount = pipeline_mount(f->watch)};
+    job_submit(f->intake->env.jobs, &f->job);
+}
+
+/* It is whole: now it may be renamed; before, its writer might not find it again. */
+static void header_known(struct intake_file *f)
+{
+    const struct config_watch *w = watch_of(f);
+    bool there =
+        strncmp(f->path + strlen(w->path), "/" INTAKE_CUSTODY "/", strlen(INTAKE_CUSTODY) + 2) == 0;
+    if (w->custody == CONFIG_CUSTODY_RENAME && !there)
+        submit_custody(f);
+    else
+        find_bindings(f);
+}
+
 /* A file that was written just now may be DICOM in a moment. */
 static bool is_young(const struct intake_file *f)
 {
@@ -364,7 +513,7 @@ static void header_read(struct dicom_read *r, int status, const struct dicom_hea
     if (header && (status == 0 || status == ERR_TRUNCATED || status == ERR_NO_UID))
         status = copy_header(f, header) != 0 ? ERR_NOMEM : status;
     if (status == 0) {
-        find_bindings(f);
+        header_known(f);
         return;
     }
     if (err && status != ERR_NOMEM)
@@ -391,11 +540,13 @@ static void submit_admission(struct intake_file *f);
 
 static void admit_again(struct trouble_waiter *w)
 {
-    struct intake_file *f =
-        (struct intake_file *)((char *)w - offsetof(struct intake_file, waiter));
+    struct intake_file *f = file_of_waiter(w);
     if (f->intake->closing) {
         unbind(f);
         intake_file_finish(f);
+    } else if (f->err.code == 0 && f->decision.fate == ROUTE_HELD) {
+        route_decision_clear(&f->decision); /* its study may have been bound meanwhile */
+        find_bindings(f);
     } else {
         submit_admission(f);
     }
@@ -406,16 +557,16 @@ static void admitted(struct journal_op *op, int status, const struct err *err)
     struct intake_file *f = op->ctx;
     struct intake *in = f->intake;
     if (status == 0) {
-        trouble_over(in->env.trouble);
+        trouble_over(in->env.trouble, &f->waiter);
         in->handler.admitted(f->watch, &f->op.admit, in->handler.ctx);
     } else if (err_class(status) == ERR_CLASS_LOCAL && !in->closing) {
-        f->waiter.again = admit_again;
-        trouble_wait(in->env.trouble, &f->waiter, err);
+        wait_for_better_times(f, admit_again, err);
         return;
     } else {
         unbind(f);
-        log_warning("a file could not be journalled; the next scan offers it again",
-                    LOG_STR("reason", err->text), LOG_PATH("path", f->path));
+        if (!in->closing)
+            log_warning("a file could not be journalled; the next scan offers it again",
+                        LOG_STR("reason", err->text), LOG_PATH("path", f->path));
     }
     intake_file_finish(f);
 }
@@ -449,13 +600,8 @@ static void submit_admission(struct intake_file *f)
     if (a->state == FILE_QUEUED) {
         a->deliveries = f->deliveries;
         a->n_deliveries = d->n;
-        if (f->new_study) {
-            a->binding_key = f->study.key;
-            a->binding_routes = d->bind_study;
-        } else if (f->new_series) {
-            a->binding_key = f->series.key;
-            a->binding_routes = d->bind_series;
-        }
+        a->bindings = f->bind;
+        a->n_bindings = f->n_bind;
     }
     journal_admit(f->intake->env.journal, a);
 }
@@ -465,6 +611,10 @@ static void admit(struct intake_file *f)
 {
     const struct config *c = f->intake->env.config;
     const struct route_decision *d = &f->decision;
+    if (f->file_id != 0 && f->err.code == 0 && d->fate == ROUTE_HELD) {
+        intake_file_finish(f); /* held it was, held it stays */
+        return;
+    }
     if (f->err.code == 0 && d->n > 0) {
         f->deliveries = calloc(d->n, sizeof *f->deliveries);
         if (!f->deliveries) {

@@ -10,8 +10,10 @@
 
 #include <uthash.h>
 
-#define INTAKE_ACTIVE_MAX   64    /* files being opened, read and admitted at a time */
-#define INTAKE_SETTLING_MAX 10000 /* files waiting to become whole */
+#define INTAKE_ACTIVE_MAX                                                                          \
+    64 /* files of a drop folder being opened, read and admitted at a time                         \
+        */
+#define INTAKE_SETTLING_MAX 4096 /* files waiting to become whole */
 
 struct intake_batch {
     struct intake *intake;
@@ -26,8 +28,9 @@ struct intake_batch {
 };
 
 /* One file in the works. Invariants: it is in intake.files by its path; it is in exactly one of the
- * lists `ready` (waiting for its turn), `settling` (waiting to become whole), or active (a step is
- * under way). */
+ * lists `ready` of its drop folder (waiting for its turn), `settling` (waiting to become whole), or
+ * active (a step is under way). While a job is under way the pool writes `found_…`, `moved`, `fd`,
+ * `status` and `err`, nothing else. */
 struct intake_file {
     struct intake *intake;
     struct intake_batch *batch; /* NULL: no one waits for it */
@@ -44,6 +47,9 @@ struct intake_file {
     bool again; /* offered once more meanwhile */
     bool in_settling;
     uint64_t unchanged_since_ms, due_ms; /* settling */
+    uint64_t found_size;                 /* by the job */
+    int64_t found_mtime_ns;
+    char *moved; /* by the job: where it is now */
     int fd;
     int status;
     struct err err;
@@ -63,10 +69,18 @@ struct intake_file {
     struct dicom_header header; /* values are copies in `values` */
     char *values;
     bool has_header;
-    bool new_study, new_series; /* bound by this file's admission */
+    struct journal_bind bind[2]; /* by this file's admission */
+    size_t n_bind;
     struct trouble_waiter waiter;
     struct intake_file *prev, *next;
     UT_hash_handle hh;
+};
+
+/* A drop folder: one whose mount hangs holds up its own files only. */
+struct intake_watch {
+    struct intake_file *ready;
+    unsigned n_active;
+    bool told_custody; /* that its files cannot be renamed */
 };
 
 struct intake {
@@ -74,9 +88,10 @@ struct intake {
     struct intake_handler handler;
     bool closing;
     struct binding_cache *bindings;
-    struct intake_file *files;            /* by path */
-    struct intake_file *ready, *settling; /* settling: soonest due first */
-    size_t n_active, n_settling, n_batches;
+    struct intake_file *files; /* by path */
+    struct intake_watch *watches;
+    struct intake_file *settling; /* soonest due first */
+    size_t n_settling, n_batches;
     uv_timer_t timer; /* the first of settling is due */
     void (*closed)(void *ctx);
     void *closed_ctx;
@@ -91,6 +106,8 @@ void intake_file_finish(struct intake_file *f);
 /* intake.c: look at it again in a while, because `reason`; the caller has set f->err to what to
  * reject it with. Returns false if it has waited long enough. */
 bool intake_file_settle(struct intake_file *f);
+/* intake.c: the file is at f->moved now; false if another one is in the works there. */
+bool intake_file_moved(struct intake_file *f);
 void intake_file_clear(struct intake_file *f); /* releases what the steps have gathered */
 
 #endif

@@ -4,17 +4,20 @@
 #include "base/log.h"
 #include "pipeline/disposal.h"
 #include "pipeline/intake.h"
+#include "pipeline/retention.h"
 #include "pipeline/schedule.h"
 #include "pipeline/sweep.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #define JOBS_PER_MOUNT 6
 #define CROWDED_MS     60000 /* a tree that could not be taken in whole is offered again after that */
 #define HELD_PAGE      64
 #define WATCH_CLOSE_MS 2000
+#define NEVER_MS       (365ULL * 24 * 60 * 60 * 1000)
 
 /* A drop folder, or the custody folder in it. */
 struct pipeline_watch {
@@ -24,13 +27,13 @@ struct pipeline_watch {
     bool scanned, gone;
 };
 
-/* Held files that are routed again: after a start or reload all of them, later those of a study
- * that was bound. */
+/* Held files that are routed again, a page at a time: after a start or reload all of them, later
+ * those of a study that was bound. */
 struct held_query {
     struct pipeline *pipeline;
     struct journal_files files;
     char study[DICOM_UID_SIZE];
-    struct held_query *next;
+    struct held_query *prev, *next;
 };
 
 struct pipeline {
@@ -38,6 +41,7 @@ struct pipeline {
     struct intake *intake;
     struct disposal *disposal;
     struct sweep *sweep;
+    struct retention *retention;
     struct progress *progress;
     struct schedule **schedules;    /* one a destination */
     struct pipeline_watch *watches; /* the configured ones, then the custody folders */
@@ -45,6 +49,7 @@ struct pipeline {
     bool rebuilding;
     struct journal_rebuilt rebuilt;
     unsigned n_journal_calls;
+    struct held_query *held; /* a page of each is asked for, or being taken in */
     uv_timer_t crowded;
     bool closing;
     unsigned n_closing; /* parts that are not yet closed */
@@ -56,6 +61,14 @@ struct pipeline {
 /* ---- Intake's and schedules' news ---- */
 
 static void held_found(struct journal_op *op, int status, const struct err *e);
+static void close_next_stage(struct pipeline *p);
+
+static void held_page(struct held_query *q)
+{
+    q->files.op = (struct journal_op){.cb = held_found, .ctx = q};
+    q->pipeline->n_journal_calls++;
+    journal_files(q->pipeline->env.journal, &q->files);
+}
 
 /* Routes held files again: those of `study`, or all of them. */
 static void route_held(struct pipeline *p, const char *study)
@@ -65,42 +78,52 @@ static void route_held(struct pipeline *p, const char *study)
         return; /* the next start does it */
     q->pipeline = p;
     snprintf(q->study, sizeof q->study, "%s", study ? study : "");
-    q->files = (struct journal_files){.op = {.cb = held_found, .ctx = q},
-                                      .state = FILE_HELD,
-                                      .study = q->study[0] ? q->study : NULL,
-                                      .limit = HELD_PAGE};
-    p->n_journal_calls++;
-    journal_files(p->env.journal, &q->files);
+    q->files = (struct journal_files){
+        .state = FILE_HELD, .study = q->study[0] ? q->study : NULL, .limit = HELD_PAGE};
+    DL_APPEND(p->held, q);
+    held_page(q);
 }
 
-static void close_next_stage(struct pipeline *p);
+static void held_taken_in(void *ctx, unsigned full)
+{
+    struct held_query *q = ctx;
+    if (full) {
+        held_page(q);
+        return;
+    }
+    DL_DELETE(q->pipeline->held, q);
+    free(q);
+}
 
+/* The next page is asked for when this one was taken in: memory holds no more of them. */
 static void held_found(struct journal_op *op, int status, const struct err *e)
 {
     struct held_query *q = op->ctx;
     struct pipeline *p = q->pipeline;
     const struct config *c = p->env.config;
-    size_t n = status == 0 && !p->closing ? q->files.n : 0;
+    struct journal_files page = q->files;
+    struct intake_held held[HELD_PAGE];
+    size_t n = 0;
+    q->files.rows = NULL;
+    q->files.n = 0;
+    p->n_journal_calls--;
     if (status != 0)
-        log_warning("held files cannot be listed", LOG_STR("reason", e->text));
-    for (size_t i = 0; i < n; i++) {
-        const struct journal_file_row *row = &q->files.rows[i];
+        log_warning("held files cannot be listed: they stay held until the next start or reload",
+                    LOG_STR("reason", e->text));
+    if (p->closing) {
+        journal_files_clear(&page);
+        close_next_stage(p); /* frees it */
+        return;
+    }
+    for (size_t i = 0; status == 0 && i < page.n; i++) {
+        const struct journal_file_row *row = &page.rows[i];
         q->files.after = row->id;
         for (size_t w = 0; w < c->n_watches; w++)
             if (strcmp(c->watches[w].path, row->watch) == 0)
-                intake_again(p->intake, w, row->path, row->id);
+                held[n++] = (struct intake_held){.watch = w, .file_id = row->id, .path = row->path};
     }
-    bool more = n == HELD_PAGE;
-    journal_files_clear(&q->files);
-    if (more) {
-        q->files.op = (struct journal_op){.cb = held_found, .ctx = q};
-        journal_files(p->env.journal, &q->files);
-        return;
-    }
-    p->n_journal_calls--;
-    free(q);
-    if (p->closing)
-        close_next_stage(p);
+    intake_reroute(p->intake, held, n, held_taken_in, q, status == 0 && page.n == HELD_PAGE);
+    journal_files_clear(&page);
 }
 
 static void admitted(size_t watch, const struct journal_admit *a, void *ctx)
@@ -117,7 +140,7 @@ static void admitted(size_t watch, const struct journal_admit *a, void *ctx)
     bool rejected = a->state == FILE_REJECTED;
     if ((rejected || a->file_delivered) && disposal_wanted(&c->watches[watch], rejected))
         disposal_file(p->disposal, watch, a->file_id, a->path, a->size, a->mtime_ns, rejected);
-    if (a->binding_key && strncmp(a->binding_key, "study:", 6) == 0)
+    if (a->n_bindings > 0 && a->study_instance_uid[0])
         route_held(p, a->study_instance_uid);
 }
 
@@ -146,7 +169,7 @@ static void changed(const struct journal_delivery_row *row, void *ctx)
     struct pipeline *p = ctx;
     size_t watch = watch_of_path(p->env.config, row->watch);
     if (!p->closing && watch < p->env.config->n_watches)
-        intake_again(p->intake, watch, row->path, 0);
+        intake_again(p->intake, watch, row->path);
 }
 
 static void offer_again(uv_timer_t *timer)
@@ -262,17 +285,26 @@ static int open_watch(struct pipeline *p, size_t index, const char *path, struct
     bool custody = path != c->path;
     struct watch_options options = {
         .path = path,
-        .mode = custody ? WATCH_MODE_POLL : modes[c->mode],
-        .recursive = custody || c->recursive,
-        .follow_symlinks = !custody && c->follow_symlinks,
+        .mode = modes[c->mode],
+        .recursive = c->recursive,
+        .follow_symlinks = c->follow_symlinks,
         .settle_ms = c->settle_ms,
-        .poll_ms = custody ? c->rescan_ms : c->poll_ms,
+        .poll_ms = c->poll_ms,
         .rescan_ms = c->rescan_ms,
         .include = (const char *const *)c->include,
         .n_include = c->n_include,
         .exclude = (const char *const *)c->exclude,
         .n_exclude = c->n_exclude,
     };
+    /* What lies there was chosen before, and only we put files there: what a crash left is found at
+     * the start, the rest is for the safety net. */
+    if (custody)
+        options = (struct watch_options){
+            .path = path,
+            .mode = WATCH_MODE_POLL,
+            .recursive = true,
+            .poll_ms = c->rescan_ms > 0 ? c->rescan_ms : NEVER_MS,
+        };
     struct watch_handler handler = {.batch = batch, .notice = notice, .ctx = w};
     int rc = watch_open(&w->watch, p->env.loop, &options, &handler, e);
     if (rc == 0)
@@ -334,20 +366,17 @@ static int open_parts(struct pipeline *p, const struct pipeline_options *o, stru
     if ((rc = progress_open(&p->progress, &p->env)) != 0 ||
         (rc = disposal_open(&p->disposal, &p->env)) != 0 ||
         (rc = sweep_open(&p->sweep, &p->env)) != 0 ||
+        (rc = retention_open(&p->retention, &p->env)) != 0 ||
         (rc = intake_open(&p->intake, &p->env, &handler)) != 0)
         return err_set(e, rc, "%s", err_text(rc));
     rc = open_schedules(p, e);
     return rc == 0 ? open_watches(p, e) : rc;
 }
 
-static void open_failed(void *ctx)
-{
-    (void)ctx;
-}
-
 int pipeline_open(struct pipeline **ret, const struct pipeline_options *options, struct err *e)
 {
     struct pipeline *p = calloc(1, sizeof *p);
+    *ret = p;
     if (!p)
         return err_set(e, ERR_NOMEM, "out of memory");
     p->env = (struct pipeline_env){
@@ -355,16 +384,13 @@ int pipeline_open(struct pipeline **ret, const struct pipeline_options *options,
     uv_timer_init(options->loop, &p->crowded);
     p->crowded.data = p;
     int rc = open_parts(p, options, e);
-    if (rc != 0) {
-        pipeline_close(p, 0, open_failed, NULL);
+    if (rc != 0)
         return rc;
-    }
     p->rebuilding = options->rebuilding;
     disposal_resume(p->disposal);
     route_held(p, NULL);
     for (size_t i = 0; i < options->config->n_destinations; i++)
         schedule_kick(p->schedules[i]);
-    *ret = p;
     return 0;
 }
 
@@ -451,6 +477,12 @@ static void free_pipeline(struct pipeline *p)
 {
     void (*closed)(void *) = p->closed;
     void *ctx = p->closed_ctx;
+    struct held_query *q, *next;
+    DL_FOREACH_SAFE(p->held, q, next)
+    {
+        DL_DELETE(p->held, q);
+        free(q);
+    }
     trouble_close(p->env.trouble);
     if (p->env.jobs)
         job_queue_close(p->env.jobs);
@@ -485,9 +517,10 @@ static void close_next_stage(struct pipeline *p)
         for (size_t i = 0; p->schedules && i < p->env.config->n_destinations; i++)
             CLOSE_PART(p->schedules[i],
                        schedule_close(p->schedules[i], p->deadline_ms, part_closed, p));
-    } else if (p->disposal || p->sweep || p->progress) {
+    } else if (p->disposal || p->sweep || p->retention || p->progress) {
         CLOSE_PART(p->disposal, disposal_close(p->disposal, part_closed, p));
         CLOSE_PART(p->sweep, sweep_close(p->sweep, part_closed, p));
+        CLOSE_PART(p->retention, retention_close(p->retention, part_closed, p));
         CLOSE_PART(p->progress, progress_close(p->progress, part_closed, p));
     } else if (p->env.reader) {
         CLOSE_PART(p->env.reader, dicom_reader_close(p->env.reader, part_closed, p));

@@ -23,6 +23,7 @@ struct pipeline_options {
     bool rebuilding; /* the journal was restored: tell it when all drop folders were read again */
 };
 
+/* After a failure *ret, unless it is NULL, has to be closed with pipeline_close all the same. */
 int pipeline_open(struct pipeline **ret, const struct pipeline_options *options, struct err *e);
 
 /* Whether nothing is under way but what waits in the journal: everything in the drop folders has

@@ -32,8 +32,7 @@ static int names_add(char **names, const char *name)
     return 0;
 }
 
-/* A binding to routes that were all renamed or removed binds nothing. */
-static bool binds(const struct config *c, const char *names, enum config_scope scope)
+bool route_binds(const struct config *c, const char *names, enum config_scope scope)
 {
     for (size_t i = 0; names && i < c->n_routes; i++)
         if (c->routes[i].scope == scope && names_contain(names, c->routes[i].name))
@@ -75,8 +74,9 @@ int route_decide(const struct config *c, const struct template_values *values,
                  const char *bound_study, const char *bound_series, struct route_decision *ret)
 {
     *ret = (struct route_decision){.fate = ROUTE_HELD};
-    bool study = binds(c, bound_study, CONFIG_SCOPE_STUDY);
-    bool series = binds(c, bound_series, CONFIG_SCOPE_SERIES);
+    /* A binding to routes that were all renamed or removed binds nothing. */
+    bool study = route_binds(c, bound_study, CONFIG_SCOPE_STUDY);
+    bool series = route_binds(c, bound_series, CONFIG_SCOPE_SERIES);
     bool limit_hit = false;
     for (size_t i = 0; i < c->n_routes; i++) {
         const struct config_route *r = &c->routes[i];

@@ -31,6 +31,8 @@ struct route_decision {
  * route_decision_clear in either case. */
 int route_decide(const struct config *c, const struct template_values *values,
                  const char *bound_study, const char *bound_series, struct route_decision *ret);
+/* Whether any of those names (separated by '\n', NULL for none) is a route of that scope still. */
+bool route_binds(const struct config *c, const char *names, enum config_scope scope);
 void route_decision_clear(struct route_decision *d);
 
 /* Whether any route has that scope: without, nothing is ever bound. */

@@ -33,7 +33,8 @@ struct schedule {
     struct trouble_waiter claim_waiter;
     struct sending *ready;
     size_t n_ready, n_unsettled;
-    uv_timer_t timer; /* the next waiting delivery is due */
+    uv_timer_t timer;      /* the next waiting delivery is due */
+    enum dest_health told; /* what the log said last */
     void (*closed)(void *ctx);
     void *closed_ctx;
 };
@@ -55,19 +56,27 @@ static void maybe_closed(struct schedule *s)
         return;
     void (*closed)(void *) = s->closed;
     void *ctx = s->closed_ctx;
+    trouble_forget(s->env.trouble, &s->claim_waiter);
     free(s);
     closed(ctx);
 }
 
 /* ---- Verdicts ---- */
 
-static void free_sending(struct sending *x)
+static void end_sending(struct sending *x)
 {
     struct schedule *s = x->schedule;
+    trouble_forget(s->env.trouble, &x->waiter);
     journal_delivery_row_free(x->row);
     free(x);
-    s->n_unsettled--;
-    maybe_closed(s);
+    /* What waited behind another delivery of its instance is free by now: one look when all is
+     * quiet. */
+    if (--s->n_unsettled == 0)
+        s->claim_again = true;
+    if (s->closing)
+        maybe_closed(s); /* frees it */
+    else
+        pump(s);
 }
 
 static void verdict_again(struct trouble_waiter *w)
@@ -79,7 +88,7 @@ static void verdict_again(struct trouble_waiter *w)
 static bool verdict_failed(struct sending *x, int status, const struct err *e)
 {
     if (status == 0) {
-        trouble_over(x->schedule->env.trouble);
+        trouble_over(x->schedule->env.trouble, &x->waiter);
         return false;
     }
     if (err_class(status) == ERR_CLASS_LOCAL && status != ERR_DAMAGED) {
@@ -112,9 +121,7 @@ static void settled(struct journal_op *op, int status, const struct err *e)
         if (x->result.verdict == DEST_CHANGED && !s->closing)
             s->handler.changed(x->row, s->handler.ctx);
     }
-    free_sending(x);
-    if (!s->closing)
-        pump(s);
+    end_sending(x);
 }
 
 static void vanished(struct journal_op *op, int status, const struct err *e)
@@ -130,9 +137,7 @@ static void vanished(struct journal_op *op, int status, const struct err *e)
                                            .state = DELIVERY_ENDED};
         s->handler.settled(&outcome, s->handler.ctx);
     }
-    free_sending(x);
-    if (!s->closing)
-        pump(s);
+    end_sending(x);
 }
 
 static void decide_retry(const struct schedule *s, const struct sending *x,
@@ -278,9 +283,12 @@ static void claimed(struct journal_op *op, int status, const struct err *e)
         return; /* claiming stays set */
     }
     s->claiming = false;
+    if (status == 0)
+        trouble_over(s->env.trouble, &s->claim_waiter);
     if (status != 0) {
-        log_error("no deliveries can be claimed", LOG_STR("destination", s->config->name),
-                  LOG_STR("reason", e->text));
+        if (!s->closing)
+            log_error("no deliveries can be claimed", LOG_STR("destination", s->config->name),
+                      LOG_STR("reason", e->text));
         maybe_closed(s);
         return;
     }
@@ -378,12 +386,40 @@ void schedule_kick(struct schedule *s)
     pump(s);
 }
 
+/* Once a change, not once a try. */
+static void tell_health(struct schedule *s)
+{
+    struct dest_status status;
+    dest_get_status(s->dest, &status);
+    if (status.health == s->told)
+        return;
+    bool was_down = s->told == DEST_BROKEN || s->told == DEST_AUTH_FAILED;
+    s->told = status.health;
+    if (status.health == DEST_BROKEN)
+        log_error("a destination cannot be reached: its deliveries wait, one at a time is tried",
+                  LOG_STR("destination", s->config->name),
+                  LOG_STR("error", err_text(status.last_error.code)),
+                  LOG_STR("action", "dcmferry doctor --destination NAME tells more"));
+    else if (status.health == DEST_AUTH_FAILED)
+        log_error("a destination refuses our keys or certificate: its deliveries wait",
+                  LOG_STR("destination", s->config->name),
+                  LOG_STR("error", err_text(status.last_error.code)),
+                  LOG_STR("action",
+                          "mend the keys (they are read again by themselves), then: dcmferry "
+                          "retry --destination NAME"));
+    else if (was_down)
+        log_notice("a destination is back", LOG_STR("destination", s->config->name));
+}
+
 static void dest_changed(struct dest *d, void *ctx)
 {
     struct schedule *s = ctx;
     (void)d;
-    if (s->dest)
-        schedule_kick(s);
+    if (!s->dest)
+        return;
+    tell_health(s);
+    if (!s->closing)
+        pump(s);
 }
 
 /* ---- Open, close ---- */

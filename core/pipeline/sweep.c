@@ -19,6 +19,8 @@ struct sweep {
     size_t from, to, watch; /* of the job */
     struct job job;
     bool root_gone;
+    const char **retaining; /* drop folders whose moved files are to be found again */
+    size_t n_retaining;
     uint64_t *gone;
     size_t n_gone;
     struct journal_gone record;
@@ -34,12 +36,19 @@ int sweep_open(struct sweep **ret, const struct pipeline_env *env)
 {
     struct sweep *s = calloc(1, sizeof *s);
     uint64_t *gone = calloc(PAGE, sizeof *gone);
-    if (!s || !gone) {
+    const struct config *c = env->config;
+    const char **retaining = calloc(c->n_watches + 1, sizeof *retaining);
+    if (!s || !gone || !retaining) {
         free(s);
         free(gone);
+        free(retaining);
         return ERR_NOMEM;
     }
     s->env = *env;
+    s->retaining = retaining;
+    for (size_t i = 0; i < c->n_watches; i++)
+        if (c->watches[i].after_upload == CONFIG_MOVE && c->watches[i].retention_ms > 0)
+            retaining[s->n_retaining++] = c->watches[i].path;
     s->gone = gone;
     *ret = s;
     return 0;
@@ -54,6 +63,7 @@ static void rest(struct sweep *s)
         void (*closed)(void *) = s->closed;
         void *ctx = s->closed_ctx;
         free(s->gone);
+        free(s->retaining);
         free(s);
         closed(ctx);
     } else if (s->again) {
@@ -139,6 +149,8 @@ static void next_run(struct sweep *s)
     } else {
         s->prune = (struct journal_prune){.op = {.cb = pruned, .ctx = s},
                                           .before_ms = clock_realtime_ms() - (int64_t)c->history_ms,
+                                          .retaining = s->retaining,
+                                          .n_retaining = s->n_retaining,
                                           .limit = PRUNE_PAGE};
         journal_prune(s->env.journal, &s->prune);
     }

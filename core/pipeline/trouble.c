@@ -10,7 +10,7 @@
 struct trouble {
     uv_timer_t timer;
     struct trouble_waiter *waiters;
-    bool present;
+    unsigned n_troubled;
     struct err err;
 };
 
@@ -42,37 +42,39 @@ static void try_again(uv_timer_t *timer)
 
 void trouble_wait(struct trouble *t, struct trouble_waiter *w, const struct err *e)
 {
-    if (!t->present) {
-        t->present = true;
+    if (!w->troubled && t->n_troubled++ == 0) {
         t->err = *e;
-        log_error("paused: local trouble, trying again every second",
+        log_error("local trouble: what it concerns is paused and tried again every second",
                   LOG_STR("reason", t->err.text));
     }
+    w->troubled = true;
     w->waiting = true;
     DL_APPEND(t->waiters, w);
     if (!uv_is_active((uv_handle_t *)&t->timer))
         uv_timer_start(&t->timer, try_again, TRY_AGAIN_MS, 0);
 }
 
-void trouble_forget(struct trouble *t, struct trouble_waiter *w)
+void trouble_over(struct trouble *t, struct trouble_waiter *w)
 {
-    if (!w->waiting)
+    if (!w->troubled)
         return;
-    w->waiting = false;
-    DL_DELETE(t->waiters, w);
+    w->troubled = false;
+    if (--t->n_troubled == 0)
+        log_notice("the local trouble is over");
 }
 
-void trouble_over(struct trouble *t)
+void trouble_forget(struct trouble *t, struct trouble_waiter *w)
 {
-    if (!t->present)
-        return;
-    t->present = false;
-    log_notice("resumed: the local trouble is over");
+    if (w->waiting)
+        DL_DELETE(t->waiters, w);
+    if (w->troubled)
+        t->n_troubled--;
+    w->waiting = w->troubled = false;
 }
 
 const char *trouble_text(const struct trouble *t)
 {
-    return t->present ? t->err.text : NULL;
+    return t->n_troubled > 0 ? t->err.text : NULL;
 }
 
 static void closed(uv_handle_t *handle)

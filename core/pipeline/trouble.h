@@ -15,16 +15,18 @@ struct trouble_waiter {
     void (*again)(struct trouble_waiter *w);
     struct trouble_waiter *prev, *next;
     bool waiting;
+    bool troubled; /* since its first wait, until it succeeded or was forgotten */
 };
 
 int trouble_open(struct trouble **ret, uv_loop_t *loop);
 /* `w` is tried again in a second. The first wait after good times is logged as an error with e's
  * text. */
 void trouble_wait(struct trouble *t, struct trouble_waiter *w, const struct err *e);
-/* Forgets a waiter; fine if it does not wait. */
+/* What `w` waited for succeeded; when that is so for all that met trouble, it is over. Fine if it
+ * met none. */
+void trouble_over(struct trouble *t, struct trouble_waiter *w);
+/* Forgets a waiter that is given up; fine if it met no trouble. */
 void trouble_forget(struct trouble *t, struct trouble_waiter *w);
-/* Something that needs the disk succeeded: the trouble, if any, is over. */
-void trouble_over(struct trouble *t);
 /* The text of the present trouble, NULL in good times. */
 const char *trouble_text(const struct trouble *t);
 /* No one may wait any more; freed when the timer is closed. */

@@ -16,6 +16,7 @@ struct call {
     struct app *app;
     struct control_request *request;
     cJSON *json;
+    char *study, *instance, *path, *destination; /* copies: the peer may go before the answer */
     union {
         struct journal_counts counts;
         struct journal_list list;
@@ -39,19 +40,27 @@ static void answer_error(struct control_request *r, unsigned status, const char 
     answer(r, status, json);
 }
 
+static void free_call(struct call *c)
+{
+    cJSON_Delete(c->json);
+    free(c->study);
+    free(c->instance);
+    free(c->path);
+    free(c->destination);
+    free(c);
+}
+
 static void finish(struct call *c, unsigned status, cJSON *json)
 {
     answer(c->request, status, json);
-    cJSON_Delete(c->json);
-    free(c);
+    free_call(c);
 }
 
 static void finish_error(struct call *c, const struct err *e, int status)
 {
     answer_error(c->request, status == ERR_NOT_FOUND ? 404 : 500,
                  e && e->text[0] ? e->text : err_text(status));
-    cJSON_Delete(c->json);
-    free(c);
+    free_call(c);
 }
 
 /* An optional decimal argument; false (and answered) if it is not a number. */
@@ -70,6 +79,26 @@ static bool number(struct control_request *r, const char *name, uint64_t *ret)
         return false;
     }
     *ret = v;
+    return true;
+}
+
+/* Copies the arguments that choose; false (and answered) when out of memory. */
+static bool copy_arguments(struct call *c)
+{
+    struct {
+        const char *name;
+        char **copy;
+    } arguments[] = {{"study", &c->study},
+                     {"instance", &c->instance},
+                     {"path", &c->path},
+                     {"destination", &c->destination}};
+    for (size_t i = 0; i < sizeof arguments / sizeof arguments[0]; i++) {
+        const char *text = control_argument(c->request, arguments[i].name);
+        if (text && *text && !(*arguments[i].copy = strdup(text))) {
+            answer_error(c->request, 500, "out of memory");
+            return false;
+        }
+    }
     return true;
 }
 
@@ -172,7 +201,7 @@ static void listed(struct journal_op *op, int status, const struct err *e)
         finish_error(c, e, status);
     } else {
         control_answer(c->request, 200, json ? json : "[]");
-        free(c);
+        free_call(c);
     }
     free(json);
 }
@@ -181,15 +210,15 @@ static void files_call(struct call *c)
 {
     struct control_request *r = c->request;
     uint64_t limit = 100, offset = 0;
-    if (!number(r, "limit", &limit) || !number(r, "offset", &offset)) {
-        free(c);
+    if (!number(r, "limit", &limit) || !number(r, "offset", &offset) || !copy_arguments(c)) {
+        free_call(c);
         return;
     }
     c->op.list = (struct journal_list){.op = {.cb = listed, .ctx = c},
-                                       .study = text_argument(r, "study"),
-                                       .sop_instance = text_argument(r, "instance"),
-                                       .path = text_argument(r, "path"),
-                                       .destination = text_argument(r, "destination"),
+                                       .study = c->study,
+                                       .sop_instance = c->instance,
+                                       .path = c->path,
+                                       .destination = c->destination,
                                        .file_state = -1,
                                        .delivery_state = -1,
                                        .problems = text_argument(r, "problems") != NULL,
@@ -222,16 +251,16 @@ static void act_call(struct call *c, enum journal_act act)
 {
     struct control_request *r = c->request;
     uint64_t delivery = 0, file = 0;
-    if (!number(r, "delivery", &delivery) || !number(r, "file", &file)) {
-        free(c);
+    if (!number(r, "delivery", &delivery) || !number(r, "file", &file) || !copy_arguments(c)) {
+        free_call(c);
         return;
     }
     c->op.act = (struct journal_act_on){.op = {.cb = acted, .ctx = c},
                                         .act = act,
                                         .delivery_id = delivery,
                                         .file_id = file,
-                                        .destination = text_argument(r, "destination"),
-                                        .study = text_argument(r, "study"),
+                                        .destination = c->destination,
+                                        .study = c->study,
                                         .send_anyway = text_argument(r, "anyway") != NULL};
     journal_act_on(app_journal(c->app), &c->op.act);
 }
@@ -317,7 +346,7 @@ static void doctor_call(struct call *c)
     }
     answer_error(c->request, 404,
                  p ? "no such destination in the configuration" : "reloading: try again");
-    free(c);
+    free_call(c);
 }
 
 void api_request(struct app *a, struct control_request *r)

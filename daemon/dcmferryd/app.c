@@ -7,27 +7,32 @@
 #include "control.h"
 #include "notify.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ONCE_LOOK_MS 100
+#define GRACE_MS     10000 /* beyond shutdown_timeout, for what the timeout itself sets off */
 
 struct app {
     uv_loop_t *loop;
     struct app_options options;
-    struct config *config, *next_config;
+    struct config *config, *next_config, *old_config;
     struct journal *journal;
     struct pipeline *pipeline;
     struct control *control;
-    uv_timer_t once_timer, watchdog;
+    uv_timer_t once_timer, watchdog, deadline;
     struct journal_counts counts;
-    bool counting, stopping, reloading, journal_damaged, rebuilding, ending;
+    bool counting, stopping, reloading, journal_damaged, rebuilding;
+    bool replacing, ending; /* the pipeline is being closed: not to be asked */
     unsigned n_closing;
     int exit_code;
     uv_work_t load;
     struct config_faults faults;
-    int load_status;
+    int load_status, open_status;
+    struct err open_err;
     void (*reloaded)(int status, const char *text, void *ctx);
     void *reloaded_ctx;
 };
@@ -39,7 +44,7 @@ struct journal *app_journal(const struct app *a)
 
 struct pipeline *app_pipeline(const struct app *a)
 {
-    return a->reloading && a->next_config ? NULL : a->pipeline;
+    return a->replacing || a->ending ? NULL : a->pipeline;
 }
 
 static void setup_log(const struct config *c)
@@ -105,7 +110,8 @@ static void counted(struct journal_op *op, int status, const struct err *e)
     bool open = status != 0 || c->deliveries[DELIVERY_QUEUED] + c->deliveries[DELIVERY_SENDING] +
                                        c->deliveries[DELIVERY_WAITING] >
                                    0;
-    if (open || !pipeline_idle(a->pipeline)) {
+    const struct pipeline *p = app_pipeline(a);
+    if (open || !p || !pipeline_idle(p)) {
         uv_timer_start(&a->once_timer, look_if_drained, ONCE_LOOK_MS, 0);
         return;
     }
@@ -119,13 +125,58 @@ static void look_if_drained(uv_timer_t *timer)
     struct app *a = timer->data;
     if (a->stopping || a->counting)
         return;
-    if (a->reloading || !pipeline_idle(a->pipeline)) {
+    const struct pipeline *p = app_pipeline(a);
+    if (!p || !pipeline_idle(p)) {
         uv_timer_start(&a->once_timer, look_if_drained, ONCE_LOOK_MS, 0);
         return;
     }
     a->counting = true;
     a->counts.op = (struct journal_op){.cb = counted, .ctx = a};
     journal_counts(a->journal, &a->counts);
+}
+
+/* ---- The last resort ---- */
+
+static void overdue(uv_timer_t *timer)
+{
+    struct app *a = timer->data;
+    log_error(
+        a->stopping
+            ? "the end takes too long: ending now. Nothing is lost: the journal is safe at any "
+              "moment, and the next start asks the destination where it must"
+            : "the reload takes too long: ending now, to be started again. Nothing is lost: the "
+              "journal is safe at any moment",
+        LOG_STR("action", "look for a drop folder whose mount does not answer, or a full disk"));
+    _exit(1);
+}
+
+/* The loop itself does not answer any more. */
+static void alarm_rang(int number)
+{
+    static const char text[] =
+        "dcmferryd: the end takes too long and the event loop does not answer: ending now; "
+        "the journal is safe\n";
+    (void)number;
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        _exit(2);
+    _exit(1);
+}
+
+/* Work on a mount that hangs cannot be cancelled, and what waits for room on a full disk may wait
+ * for ever. */
+static void set_deadline(struct app *a)
+{
+    uint64_t ms = a->config->shutdown_timeout_ms + GRACE_MS;
+    uv_timer_start(&a->deadline, overdue, ms, 0);
+    uv_unref((uv_handle_t *)&a->deadline);
+    signal(SIGALRM, alarm_rang);
+    alarm((unsigned)((ms + GRACE_MS) / 1000));
+}
+
+static void clear_deadline(struct app *a)
+{
+    uv_timer_stop(&a->deadline);
+    alarm(0);
 }
 
 static void feed_watchdog(uv_timer_t *timer)
@@ -164,7 +215,8 @@ int app_start(struct app **ret, uv_loop_t *loop, const struct app_options *optio
     a->rebuilding = opened.rebuilding;
     uv_timer_init(loop, &a->once_timer);
     uv_timer_init(loop, &a->watchdog);
-    a->once_timer.data = a->watchdog.data = a;
+    uv_timer_init(loop, &a->deadline);
+    a->once_timer.data = a->watchdog.data = a->deadline.data = a;
     rc = open_pipeline(a, e);
     struct control_handler handler = {.request = control_request, .ctx = a};
     if (rc == 0)
@@ -205,39 +257,63 @@ static void load_work(uv_work_t *work)
     a->load_status = config_load(a->options.config_path, true, &a->next_config, &a->faults);
 }
 
-static void pipeline_replaced(void *ctx)
+/* It was valid a moment ago and cannot be opened now: back to the old one. */
+static void open_old(void *ctx)
 {
     struct app *a = ctx;
-    struct config *old = a->config;
     struct err e = {0};
     char text[640];
+    int rc = a->open_status;
+    bool fatal = false;
     a->pipeline = NULL;
-    a->config = a->next_config;
-    a->next_config = NULL;
-    setup_log(a->config);
-    int rc = a->stopping ? ERR_CANCELED : open_pipeline(a, &e);
-    if (rc == 0) {
-        config_free(old);
-        log_notice("the new configuration is in force");
-        end_reload(a, 0, "the new configuration is in force");
-        return;
-    }
-    /* It was valid a moment ago and cannot be opened now: back to the old one. */
     config_free(a->config);
-    a->config = old;
-    setup_log(old);
+    a->config = a->old_config;
+    a->old_config = NULL;
+    setup_log(a->config);
     snprintf(text, sizeof text,
-             "the new configuration cannot be opened, the old one stays in force: %s", e.text);
+             "the new configuration cannot be opened, the old one stays in force: %s",
+             a->open_err.text);
     if (!a->stopping) {
-        log_error(text);
+        log_error("the new configuration cannot be opened, the old one stays in force",
+                  LOG_STR("reason", a->open_err.text));
         if (open_pipeline(a, &e) != 0) {
             log_error("the old configuration cannot be opened again either: stopping",
                       LOG_STR("reason", e.text));
             a->exit_code = 1;
-            a->stopping = true;
+            fatal = true;
         }
     }
+    if (!a->stopping)
+        clear_deadline(a);
+    a->replacing = false;
     end_reload(a, rc, text);
+    if (fatal)
+        app_stop(a);
+}
+
+static void pipeline_replaced(void *ctx)
+{
+    struct app *a = ctx;
+    a->pipeline = NULL;
+    a->old_config = a->config;
+    a->config = a->next_config;
+    a->next_config = NULL;
+    setup_log(a->config);
+    a->open_err = (struct err){0};
+    a->open_status = a->stopping ? ERR_CANCELED : open_pipeline(a, &a->open_err);
+    if (a->open_status != 0) {
+        if (a->pipeline)
+            pipeline_close(a->pipeline, 0, open_old, a);
+        else
+            open_old(a);
+        return;
+    }
+    clear_deadline(a);
+    a->replacing = false;
+    config_free(a->old_config);
+    a->old_config = NULL;
+    log_notice("the new configuration is in force");
+    end_reload(a, 0, "the new configuration is in force");
 }
 
 static char *faults_text(const struct app *a)
@@ -286,6 +362,8 @@ static void loaded(uv_work_t *work, int status)
         end_reload(a, ERR_CANCELED, "stopping");
         return;
     }
+    a->replacing = true;
+    set_deadline(a);
     pipeline_close(a->pipeline, a->config->shutdown_timeout_ms, pipeline_replaced, a);
 }
 
@@ -354,6 +432,7 @@ void app_stop(struct app *a)
     if (first) {
         notify_state("STOPPING=1");
         log_info("stopping");
+        set_deadline(a);
     }
     if (a->reloading || a->n_closing > 0 || a->ending)
         return; /* a reload under way comes back here when it ends */
@@ -367,6 +446,7 @@ void app_stop(struct app *a)
 int app_finish(struct app *a)
 {
     int code = a->exit_code;
+    alarm(0);
     config_free(a->config);
     free(a);
     return code;

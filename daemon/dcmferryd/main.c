@@ -13,7 +13,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define POOL_THREADS 12
+/* Each drop folder may have six jobs hang with its mount (pipeline.c); some threads are left then
+ * for the others. */
+#define POOL_THREADS_PER_WATCH 6
+#define POOL_THREADS_BESIDE    6
+#define POOL_THREADS_MAX       128
 
 static const char usage[] =
     "Usage: dcmferryd [--config FILE] [--check] [--once] [--version]\n"
@@ -83,7 +87,8 @@ static int serve(const struct app_options *options, struct config *config)
     uv_loop_t loop;
     struct signals signals = {0};
     struct err e = {0};
-    job_setup(POOL_THREADS);
+    size_t threads = config->n_watches * POOL_THREADS_PER_WATCH + POOL_THREADS_BESIDE;
+    job_setup(threads < POOL_THREADS_MAX ? (unsigned)threads : POOL_THREADS_MAX);
     if (uv_loop_init(&loop) != 0) {
         fprintf(stderr, "dcmferryd: no event loop\n");
         config_free(config);
@@ -96,10 +101,10 @@ static int serve(const struct app_options *options, struct config *config)
     else
         watch_signals(&loop, &signals);
     uv_run(&loop, UV_RUN_DEFAULT);
-    if (signals.app)
-        code = app_finish(signals.app);
     uv_walk(&loop, close_handle, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
+    if (signals.app)
+        code = app_finish(signals.app);
     if (uv_loop_close(&loop) != 0)
         log_debug("handles were left open");
     return rc != 0 ? 1 : code;

@@ -183,6 +183,10 @@ static struct journal_new_delivery cloud = {.destination = "cloud", .route = "r"
 
 static struct journal_admit queued(const char *path)
 {
+    static struct journal_bind bind[64];
+    static unsigned next;
+    struct journal_bind *b = &bind[next++ % 64];
+    *b = (struct journal_bind){.key = path, .routes = "r"};
     return (struct journal_admit){.watch = "/in",
                                   .path = path,
                                   .size = 10,
@@ -191,8 +195,8 @@ static struct journal_admit queued(const char *path)
                                   .study_instance_uid = "1.5",
                                   .deliveries = &cloud,
                                   .n_deliveries = 1,
-                                  .binding_key = path,
-                                  .binding_routes = "r"};
+                                  .bindings = b,
+                                  .n_bindings = 1};
 }
 
 static void test_callback_means_on_disk(void **state)

@@ -59,7 +59,8 @@ static enum journal_seen seen(struct fixture *f, const char *path)
 
 static size_t pending(struct fixture *f, enum file_state state)
 {
-    struct journal_files files = {.state = state, .pending_disposal = true, .limit = 100};
+    struct journal_files files = {
+        .state = state, .pending_disposal = true, .watch = "/in", .limit = 100};
     size_t n;
 
     assert_int_equal(fixture_do(f, files, &files), 0);
@@ -79,6 +80,8 @@ static void test_disposal(void **state)
 
     assert_int_equal(pending(f, FILE_DELIVERED), 2);
     assert_int_equal(pending(f, FILE_REJECTED), 1);
+    assert_int_equal(fixture_do(f, files, &wrong), ERR_INVALID);
+    wrong.state = FILE_DELIVERED; /* of which drop folder? */
     assert_int_equal(fixture_do(f, files, &wrong), ERR_INVALID);
     /* Left where it is: it stays known, or it would be sent again. */
     assert_int_equal(fixture_do(f, disposed, &d), 0);
@@ -191,17 +194,112 @@ static int64_t fake_realtime(void)
     return fake_now;
 }
 
+static size_t moved(struct fixture *f, const char *watch, int64_t before)
+{
+    struct journal_moved m = {.watch = watch, .before_ms = before, .limit = 10};
+    size_t n;
+
+    assert_int_equal(fixture_do(f, moved, &m), 0);
+    n = m.n;
+    journal_moved_clear(&m);
+    return n;
+}
+
+/* Moved files are remembered as long as their retention wants it, whatever the history. */
+static void test_retention(void **state)
+{
+    struct fixture *f = *state;
+    const char *const retaining[] = {"/other", "/in"};
+    struct journal_prune p = {.before_ms = 9000, .limit = 10};
+    struct journal_moved m = {.watch = "/in", .before_ms = 9000, .limit = 2};
+    struct journal_unmoved u = {.note = "retention is over"};
+    struct journal_disposed d = {.gone = true, .target = "/sent/x"};
+    uint64_t ids[3];
+
+    for (int i = 0; i < 3; i++) {
+        char path[16], sop[16];
+        snprintf(path, sizeof(path), "/in/%d", i);
+        snprintf(sop, sizeof(sop), "1.%d", i);
+        ids[i] = deliver(f, path, sop);
+        fake_now = 1000 * (i + 1);
+        clock_set_source(NULL, fake_realtime);
+        d.file_id = ids[i];
+        assert_int_equal(fixture_do(f, disposed, &d), 0);
+        clock_set_source(NULL, NULL);
+    }
+    assert_int_equal(moved(f, "/in", 3000), 2);
+    assert_int_equal(moved(f, "/in", 9000), 3);
+    assert_int_equal(moved(f, "/i", 9000), 0);
+    /* Pages. */
+    assert_int_equal(fixture_do(f, moved, &m), 0);
+    assert_int_equal(m.n, 2);
+    assert_string_equal(m.rows[0].path, "/sent/x");
+    assert_int_equal(m.rows[1].id, ids[1]);
+    m.after_ms = m.rows[1].changed_ms;
+    m.after_id = m.rows[1].id;
+    journal_moved_clear(&m);
+    assert_int_equal(fixture_do(f, moved, &m), 0);
+    assert_int_equal(m.n, 1);
+    journal_moved_clear(&m);
+
+    p.retaining = retaining;
+    p.n_retaining = 2;
+    assert_int_equal(fixture_do(f, prune, &p), 0);
+    assert_int_equal(p.pruned, 0);
+    u.file_id = ids[0];
+    assert_int_equal(fixture_do(f, unmoved, &u), 0);
+    assert_int_equal(moved(f, "/in", 9000), 2);
+    assert_int_equal(fixture_do(f, prune, &p), 0);
+    assert_int_equal(p.pruned, 1);
+    /* Without retention they go as all others. */
+    p.n_retaining = 1;
+    p.before_ms = 3000;
+    assert_int_equal(fixture_do(f, prune, &p), 0);
+    assert_int_equal(p.pruned, 1);
+    assert_int_equal(fixture_number(f, "SELECT count(*) FROM file"), 1);
+    u.file_id = 99;
+    assert_int_equal(fixture_do(f, unmoved, &u), 0);
+    fixture_check_counts(f);
+}
+
+static void test_study(void **state)
+{
+    struct fixture *f = *state;
+    struct journal_study s = {.study = "1.5", .destination = "cloud"};
+    uint64_t id;
+
+    assert_int_equal(fixture_do(f, study, &s), 0);
+    assert_false(s.open);
+    fixture_admit(f, "/in/1", "1.1", 0);
+    assert_int_equal(fixture_do(f, study, &s), 0);
+    assert_false(s.open);
+    s.study = "1.2.3";
+    assert_int_equal(fixture_do(f, study, &s), 0);
+    assert_true(s.open);
+    s.destination = "other";
+    assert_int_equal(fixture_do(f, study, &s), 0);
+    assert_false(s.open);
+    s.destination = "cloud";
+    assert_int_equal(fixture_claim(f, "cloud", 1, 0, &id), 1);
+    assert_int_equal(fixture_do(f, study, &s), 0);
+    assert_true(s.open);
+    assert_int_equal(fixture_settle(f, id, DELIVERY_DELIVERED, NULL), 0);
+    assert_int_equal(fixture_do(f, study, &s), 0);
+    assert_false(s.open);
+}
+
 static void test_prune(void **state)
 {
     struct fixture *f = *state;
+    const struct journal_bind bind = {.key = "study:1.77", .routes = "r"};
     struct journal_admit a = {.watch = "/in",
                               .path = "/in/bound",
                               .state = FILE_HELD,
                               .reason = "x",
                               .study_instance_uid = "1.77",
                               .series_instance_uid = "1.77.1",
-                              .binding_key = "study:1.77",
-                              .binding_routes = "r"};
+                              .bindings = &bind,
+                              .n_bindings = 1};
     struct journal_prune p = {.before_ms = 2000, .limit = 2};
     struct journal_gone g = {.reason = "left"};
     struct journal_binding b = {.key = "study:1.77"};
@@ -380,6 +478,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_standing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retention, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_study, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_rejected, setup, teardown),
         cmocka_unit_test_setup_teardown(test_list, setup, teardown),
     };

@@ -190,16 +190,33 @@ static void test_bindings(void **state)
 
     assert_int_equal(fixture_do(f, binding, &b), 0);
     assert_null(b.routes);
-    a.binding_key = c.binding_key = bad.binding_key = "study:1.5";
-    a.binding_routes = "first\nsecond";
-    c.binding_routes = "third";
+    const struct journal_bind first[] = {{"study:1.5", "first\nsecond", false},
+                                         {"series:1.5.1", "fourth", false}},
+                              third[] = {{"study:1.5", "third", false}},
+                              other[] = {{"study:1.6", "x", false}};
+    struct journal_bind again = {"study:1.5", "fifth", true};
+    a.bindings = first;
+    a.n_bindings = 2;
+    c.bindings = third;
+    bad.bindings = other;
+    c.n_bindings = bad.n_bindings = 1;
     assert_int_equal(fixture_do(f, admit, &a), 0);
     assert_int_equal(fixture_do(f, admit, &c), 0);
     assert_int_equal(fixture_do(f, binding, &b), 0);
     assert_string_equal(b.routes, "first\nsecond");
     free(b.routes);
-    bad.binding_key = "study:1.6";
-    bad.binding_routes = "x";
+    b.key = "series:1.5.1";
+    assert_int_equal(fixture_do(f, binding, &b), 0);
+    assert_string_equal(b.routes, "fourth");
+    free(b.routes);
+    c = queued("/in/3", "1.3");
+    c.bindings = &again;
+    c.n_bindings = 1;
+    assert_int_equal(fixture_do(f, admit, &c), 0);
+    b.key = "study:1.5";
+    assert_int_equal(fixture_do(f, binding, &b), 0);
+    assert_string_equal(b.routes, "fifth");
+    free(b.routes);
     assert_int_equal(fixture_do(f, admit, &bad), ERR_EXISTS);
     b.key = "study:1.6";
     assert_int_equal(fixture_do(f, binding, &b), 0);
