@@ -481,10 +481,7 @@ static uint64_t chance(void)
     return v;
 }
 
-static void on_probe(uv_timer_t *timer)
-{
-    changed(timer->data);
-}
+static void on_probe(uv_timer_t *timer);
 
 static void plan_probe(struct dest *d)
 {
@@ -493,6 +490,17 @@ static void plan_probe(struct dest *d)
         uv_timer_start(&d->probe, on_probe, dest_breaker_wait(&d->breaker, now), 0);
     else
         uv_timer_stop(&d->probe);
+}
+
+/* The loop's time lags behind the clock by what it has been doing since it last looked: the timer
+ * may be early. */
+static void on_probe(uv_timer_t *timer)
+{
+    struct dest *d = timer->data;
+    if (dest_breaker_wait(&d->breaker, clock_monotonic_ms()) > 0)
+        plan_probe(d);
+    else
+        changed(d);
 }
 
 void dest_link_up(struct dest *d)
