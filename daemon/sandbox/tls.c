@@ -140,6 +140,17 @@ static void set_timeout(int fd, time_t seconds)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
 }
 
+/* The alert that says what was wrong is on its way; closing with input unread would take it back.
+ */
+static void let_alert_arrive(int fd)
+{
+    char rest[1024];
+
+    shutdown(fd, SHUT_WR);
+    while (recv(fd, rest, sizeof rest, 0) > 0)
+        ;
+}
+
 static void *thread_main(void *arg)
 {
     struct tls_pump *p = arg;
@@ -152,6 +163,8 @@ static void *thread_main(void *arg)
             set_timeout(p->net, 0);
             pump(p, ssl);
             SSL_shutdown(ssl);
+        } else {
+            let_alert_arrive(p->net);
         }
     }
     SSL_free(ssl);
