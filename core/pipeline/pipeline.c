@@ -13,11 +13,12 @@
 #include <string.h>
 #include <utlist.h>
 
-#define JOBS_PER_MOUNT 6
-#define CROWDED_MS     60000 /* a tree that could not be taken in whole is offered again after that */
-#define HELD_PAGE      64
-#define WATCH_CLOSE_MS 2000
-#define NEVER_MS       (365ULL * 24 * 60 * 60 * 1000)
+#define JOBS_PER_MOUNT  6
+#define CROWDED_MS      60000 /* a tree that could not be taken in whole is offered again after that */
+#define REBUILD_LOOK_MS 250
+#define HELD_PAGE       64
+#define WATCH_CLOSE_MS  2000
+#define NEVER_MS        (365ULL * 24 * 60 * 60 * 1000)
 
 /* A drop folder, or the custody folder in it. */
 struct pipeline_watch {
@@ -50,7 +51,7 @@ struct pipeline {
     struct journal_rebuilt rebuilt;
     unsigned n_journal_calls;
     struct held_query *held; /* a page of each is asked for, or being taken in */
-    uv_timer_t crowded;
+    uv_timer_t crowded, rebuild;
     bool closing;
     unsigned n_closing; /* parts that are not yet closed */
     uint64_t deadline_ms;
@@ -216,8 +217,24 @@ static void rebuilt(struct journal_op *op, int status, const struct err *e)
         close_next_stage(p);
 }
 
-static void all_read_again(struct pipeline *p)
+/* Whether all that stood in the drop folders has its row. */
+static bool all_taken_in(const struct pipeline *p)
 {
+    for (size_t i = 0; i < p->n_watches; i++)
+        if (!p->watches[i].scanned || !watch_idle(p->watches[i].watch) ||
+            watch_settling(p->watches[i].watch) > 0)
+            return false;
+    return intake_pending(p->intake) == 0;
+}
+
+/* Not when the scans end: what they found has yet to settle and to be read, and is taken in as
+ * uncertain only until the journal is told. */
+static void look_if_rebuilt(uv_timer_t *timer)
+{
+    struct pipeline *p = timer->data;
+    if (!all_taken_in(p))
+        return;
+    uv_timer_stop(timer);
     p->rebuilding = false;
     p->n_journal_calls++;
     p->rebuilt.op = (struct journal_op){.cb = rebuilt, .ctx = p};
@@ -229,8 +246,8 @@ static void scan_done(struct pipeline_watch *w)
     struct pipeline *p = w->pipeline;
     if (!w->scanned) {
         w->scanned = true;
-        if (++p->n_scanned == p->n_watches && p->rebuilding)
-            all_read_again(p);
+        if (++p->n_scanned == p->n_watches && p->rebuilding && !p->closing)
+            uv_timer_start(&p->rebuild, look_if_rebuilt, REBUILD_LOOK_MS, REBUILD_LOOK_MS);
     }
     sweep_start(p->sweep);
 }
@@ -352,6 +369,19 @@ static int open_schedules(struct pipeline *p, struct err *e)
     return 0;
 }
 
+static void why(char *text, size_t size, void *ctx)
+{
+    const struct pipeline *p = ctx;
+    size_t used = 0;
+    for (size_t i = 0; !p->closing && i < p->env.config->n_destinations && used < size; i++) {
+        const char *reason = schedule_why(p->schedules[i]);
+        int n = reason ? snprintf(text + used, size - used, "%s%s: %s", used > 0 ? "; " : "",
+                                  p->env.config->destinations[i].name, reason)
+                       : 0;
+        used += n > 0 ? (size_t)n : 0;
+    }
+}
+
 static int open_parts(struct pipeline *p, const struct pipeline_options *o, struct err *e)
 {
     struct intake_handler handler = {.admitted = admitted, .crowded = crowded, .ctx = p};
@@ -363,7 +393,8 @@ static int open_parts(struct pipeline *p, const struct pipeline_options *o, stru
     rc = dicom_reader_open(&p->env.reader, o->loop, o->dicom_program, o->config->workers, e);
     if (rc != 0)
         return rc;
-    if ((rc = progress_open(&p->progress, &p->env)) != 0 ||
+    struct progress_handler progress = {.why = why, .ctx = p};
+    if ((rc = progress_open(&p->progress, &p->env, &progress)) != 0 ||
         (rc = disposal_open(&p->disposal, &p->env)) != 0 ||
         (rc = sweep_open(&p->sweep, &p->env)) != 0 ||
         (rc = retention_open(&p->retention, &p->env)) != 0 ||
@@ -382,7 +413,8 @@ int pipeline_open(struct pipeline **ret, const struct pipeline_options *options,
     p->env = (struct pipeline_env){
         .loop = options->loop, .config = options->config, .journal = options->journal};
     uv_timer_init(options->loop, &p->crowded);
-    p->crowded.data = p;
+    uv_timer_init(options->loop, &p->rebuild);
+    p->crowded.data = p->rebuild.data = p;
     int rc = open_parts(p, options, e);
     if (rc != 0)
         return rc;
@@ -398,14 +430,10 @@ int pipeline_open(struct pipeline **ret, const struct pipeline_options *options,
 
 bool pipeline_idle(const struct pipeline *p)
 {
-    for (size_t i = 0; i < p->n_watches; i++)
-        if (!p->watches[i].scanned || !watch_idle(p->watches[i].watch) ||
-            watch_settling(p->watches[i].watch) > 0)
-            return false;
     for (size_t i = 0; i < p->env.config->n_destinations; i++)
         if (schedule_in_flight(p->schedules[i]) > 0)
             return false;
-    return intake_pending(p->intake) == 0 && disposal_pending(p->disposal) == 0 &&
+    return all_taken_in(p) && !p->rebuilding && disposal_pending(p->disposal) == 0 &&
            p->n_journal_calls == 0;
 }
 
@@ -538,6 +566,7 @@ void pipeline_close(struct pipeline *p, uint64_t deadline_ms, void (*cb)(void *c
     p->deadline_ms = deadline_ms;
     p->closed = cb;
     p->closed_ctx = ctx;
-    p->n_closing++;
+    p->n_closing += 2;
     uv_close((uv_handle_t *)&p->crowded, timer_closed);
+    uv_close((uv_handle_t *)&p->rebuild, timer_closed);
 }

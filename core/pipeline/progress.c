@@ -10,12 +10,15 @@
 #include <uthash.h>
 
 #define TOTALS_MS   10000
-#define QUIET_MS    5000 /* a study without news for that long is told as delivered */
+#define QUIET_MS    5000  /* a study without news for that long is asked about */
+#define ASK_MAX_MS  60000 /* …and again, less and less often, while deliveries of it are open */
 #define STUDIES_MAX 512
+#define TELL_MAX    10 /* studies under way told with the totals */
 
 struct study {
     char key[160]; /* destination, a blank, Study Instance UID */
-    uint64_t files, bytes, first_ms, last_ms;
+    uint64_t files, bytes, first_ms, last_ms, ask_ms;
+    uint64_t told_files; /* with the last totals */
     UT_hash_handle hh;
 };
 
@@ -23,7 +26,11 @@ struct progress {
     struct pipeline_env env;
     struct progress_totals totals;
     uint64_t told_bytes, told_files, told_ms;
+    struct progress_handler handler;
     struct study *studies; /* the longest quiet first */
+    struct journal_study ask;
+    char ask_key[160], ask_destination[96];
+    bool asking;
     struct journal_counts counts;
     bool counting, closing, timer_closed;
     uv_timer_t timer;
@@ -34,30 +41,85 @@ struct progress {
 
 static void tick(uv_timer_t *timer);
 
-int progress_open(struct progress **ret, const struct pipeline_env *env)
+int progress_open(struct progress **ret, const struct pipeline_env *env,
+                  const struct progress_handler *handler)
 {
     struct progress *p = calloc(1, sizeof *p);
     if (!p)
         return ERR_NOMEM;
     p->env = *env;
+    p->handler = *handler;
     uv_timer_init(env->loop, &p->timer);
     p->timer.data = p;
     *ret = p;
     return 0;
 }
 
-static void tell_study(struct progress *p, struct study *s)
+static void tell_study(struct study *s, const char *message)
 {
-    char size[16], destination[96];
+    char size[16], rate[24], destination[96];
     size_t n = strcspn(s->key, " ");
+    uint64_t ms = s->last_ms - s->first_ms;
     snprintf(destination, sizeof destination, "%.*s", (int)n, s->key);
+    text_format_size(s->bytes * 1000 / (ms > 0 ? ms : 1), size);
+    snprintf(rate, sizeof rate, "%s/s", size);
     text_format_size(s->bytes, size);
-    log_info("study delivered", LOG_STR("study", s->key + n + 1),
-             LOG_STR("destination", destination), LOG_UINT("files", s->files),
-             LOG_STR("size", size),
-             LOG_DOUBLE("seconds", (double)(s->last_ms - s->first_ms) / 1000.0));
+    log_info(message, LOG_STR("study", s->key + n + 1), LOG_STR("destination", destination),
+             LOG_UINT("files", s->files), LOG_STR("size", size),
+             LOG_DOUBLE("seconds", (double)ms / 1000.0), LOG_STR("rate", ms > 0 ? rate : NULL));
+    s->told_files = s->files;
+}
+
+static void end_study(struct progress *p, struct study *s, const char *message)
+{
+    tell_study(s, message);
     HASH_DEL(p->studies, s);
     free(s);
+}
+
+static void maybe_closed(struct progress *p);
+
+static void asked(struct journal_op *op, int status, const struct err *e)
+{
+    struct progress *p = op->ctx;
+    uint64_t now = clock_monotonic_ms();
+    struct study *s;
+    (void)e;
+    p->asking = false;
+    if (p->closing) {
+        maybe_closed(p);
+        return;
+    }
+    HASH_FIND_STR(p->studies, p->ask_key, s);
+    if (s && status == 0 && !p->ask.open && s->ask_ms <= now) {
+        end_study(p, s, "study delivered");
+    } else if (s && s->ask_ms <= now) {
+        uint64_t quiet = now - s->last_ms;
+        s->ask_ms = now + (quiet < ASK_MAX_MS ? quiet : ASK_MAX_MS);
+    }
+    uv_timer_start(&p->timer, tick, 0, 0);
+}
+
+/* Asks about the first study that has been quiet long enough; one at a time. */
+static void ask_study(struct progress *p, uint64_t now)
+{
+    struct study *s, *next;
+    if (p->asking)
+        return;
+    HASH_ITER(hh, p->studies, s, next)
+    {
+        if (s->ask_ms > now)
+            continue;
+        size_t n = strcspn(s->key, " ");
+        memcpy(p->ask_key, s->key, sizeof s->key);
+        snprintf(p->ask_destination, sizeof p->ask_destination, "%.*s", (int)n, s->key);
+        p->ask = (struct journal_study){.op = {.cb = asked, .ctx = p},
+                                        .study = p->ask_key + n + 1,
+                                        .destination = p->ask_destination};
+        p->asking = true;
+        journal_study(p->env.journal, &p->ask);
+        return;
+    }
 }
 
 /* No timer runs while nothing moves: an idle daemon has no wakeups. */
@@ -90,14 +152,18 @@ void progress_outcome(struct progress *p, const struct schedule_outcome *o)
         p->totals.conflicts++;
         log_warning("conflict: the destination has other bytes under this SOP Instance UID",
                     LOG_UINT("delivery", o->row->id), LOG_STR("destination", o->destination),
-                    LOG_STR("instance", o->row->sop_instance_uid), LOG_PATH("path", o->row->path));
+                    LOG_STR("instance", o->row->sop_instance_uid),
+                    LOG_STR("action",
+                            "dcmferry files --problems shows it, dcmferry retry --anyway sends it"),
+                    LOG_PATH("path", o->row->path));
         return;
     case DELIVERY_FAILED:
         p->totals.failed++;
-        log_error("delivery failed", LOG_UINT("delivery", o->row->id),
-                  LOG_STR("destination", o->destination),
-                  LOG_STR("study", o->row->study_instance_uid),
-                  LOG_STR("error", err_text(o->result->err.code)));
+        log_error(
+            "delivery failed", LOG_UINT("delivery", o->row->id),
+            LOG_STR("destination", o->destination), LOG_STR("study", o->row->study_instance_uid),
+            LOG_STR("error", err_text(o->result->err.code)),
+            LOG_STR("action", "dcmferry files --problems tells why, dcmferry retry tries again"));
         return;
     case DELIVERY_ENDED:
         p->totals.vanished++;
@@ -120,7 +186,7 @@ void progress_outcome(struct progress *p, const struct schedule_outcome *o)
         HASH_DEL(p->studies, s);
     } else {
         if (HASH_COUNT(p->studies) >= STUDIES_MAX)
-            tell_study(p, p->studies);
+            end_study(p, p->studies, "study under way");
         s = calloc(1, sizeof *s);
         if (!s)
             return;
@@ -130,6 +196,7 @@ void progress_outcome(struct progress *p, const struct schedule_outcome *o)
     s->files++;
     s->bytes += o->row->size;
     s->last_ms = now;
+    s->ask_ms = now + QUIET_MS;
     HASH_ADD_STR(p->studies, key, s);
 }
 
@@ -157,7 +224,7 @@ void progress_get(const struct progress *p, struct progress_totals *ret)
 
 static void maybe_closed(struct progress *p)
 {
-    if (!p->closing || p->counting || !p->timer_closed)
+    if (!p->closing || p->counting || p->asking || !p->timer_closed)
         return;
     void (*closed)(void *) = p->closed;
     void *ctx = p->closed_ctx;
@@ -175,6 +242,13 @@ static void counted(struct journal_op *op, int status, const struct err *e)
         maybe_closed(p);
         return;
     }
+    struct study *s, *next;
+    unsigned n = 0;
+    HASH_ITER(hh, p->studies, s, next)
+    {
+        if (s->files > s->told_files && n++ < TELL_MAX)
+            tell_study(s, "study under way");
+    }
     uint64_t now = clock_monotonic_ms(), elapsed = now > p->told_ms ? now - p->told_ms : 1;
     uint64_t open = c->deliveries[DELIVERY_QUEUED] + c->deliveries[DELIVERY_SENDING] +
                     c->deliveries[DELIVERY_WAITING];
@@ -182,7 +256,9 @@ static void counted(struct journal_op *op, int status, const struct err *e)
                           c->delivery_bytes[DELIVERY_WAITING];
     if (p->totals.files == p->told_files && open == 0)
         return;
-    char rate[24], size[16], left[16];
+    char rate[24], size[16], left[16], why[256] = "";
+    if (open > 0)
+        p->handler.why(why, sizeof why, p->handler.ctx);
     text_format_size((p->totals.bytes - p->told_bytes) * 1000 / elapsed, size);
     snprintf(rate, sizeof rate, "%s/s", size);
     text_format_size(p->totals.bytes, size);
@@ -195,30 +271,36 @@ static void counted(struct journal_op *op, int status, const struct err *e)
              LOG_UINT("failed", c->deliveries[DELIVERY_FAILED]),
              LOG_UINT("conflicts", c->deliveries[DELIVERY_CONFLICT]),
              LOG_UINT("held", c->files[FILE_HELD]), LOG_INT("oldest_seconds", oldest),
-             LOG_STR("trouble", trouble_text(p->env.trouble)));
+             LOG_STR("why", why[0] ? why : NULL), LOG_STR("trouble", trouble_text(p->env.trouble)));
     p->told_files = p->totals.files;
     p->told_bytes = p->totals.bytes;
     p->told_ms = now;
     if (open > 0)
-        wake(p);
+        uv_timer_start(&p->timer, tick, 1000, 0);
 }
 
 static void tick(uv_timer_t *timer)
 {
     struct progress *p = timer->data;
-    uint64_t now = clock_monotonic_ms();
-    while (p->studies && now - p->studies->last_ms >= QUIET_MS)
-        tell_study(p, p->studies);
+    uint64_t now = clock_monotonic_ms(), next_ms = UINT64_MAX;
+    struct study *s, *next;
+    ask_study(p, now);
     if (now >= p->next_totals_ms && !p->counting) {
         p->counting = true;
         p->counts.op = (struct journal_op){.cb = counted, .ctx = p};
         journal_counts(p->env.journal, &p->counts);
         p->next_totals_ms = now + TOTALS_MS;
+    } else if (!p->counting) {
+        next_ms = p->next_totals_ms;
     }
-    if (p->studies)
-        wake(p);
-    else if (!p->counting)
-        uv_timer_start(&p->timer, tick, p->next_totals_ms > now ? p->next_totals_ms - now : 1, 0);
+    HASH_ITER(hh, p->studies, s, next)
+    {
+        if (s->ask_ms < next_ms)
+            next_ms = s->ask_ms;
+    }
+    /* An answer comes back here by itself. */
+    if (next_ms != UINT64_MAX && !(p->asking && next_ms <= now))
+        uv_timer_start(&p->timer, tick, next_ms > now ? next_ms - now : 1, 0);
 }
 
 static void timer_closed(uv_handle_t *handle)
@@ -234,6 +316,6 @@ void progress_close(struct progress *p, void (*cb)(void *ctx), void *ctx)
     p->closed = cb;
     p->closed_ctx = ctx;
     while (p->studies)
-        tell_study(p, p->studies);
+        end_study(p, p->studies, "study under way");
     uv_close((uv_handle_t *)&p->timer, timer_closed);
 }

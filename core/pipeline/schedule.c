@@ -455,6 +455,17 @@ struct dest *schedule_dest(const struct schedule *s)
     return s->dest;
 }
 
+const char *schedule_why(const struct schedule *s)
+{
+    struct dest_status status;
+    if (!s->dest)
+        return NULL;
+    dest_get_status(s->dest, &status);
+    return status.health == DEST_BROKEN || status.health == DEST_AUTH_FAILED
+               ? err_text(status.last_error.code)
+               : NULL;
+}
+
 size_t schedule_in_flight(const struct schedule *s)
 {
     return s->n_unsettled;

@@ -35,6 +35,8 @@ int schedule_open(struct schedule **ret, const struct pipeline_env *env,
 /* There may be new due deliveries. */
 void schedule_kick(struct schedule *s);
 struct dest *schedule_dest(const struct schedule *s);
+/* Why its deliveries wait, in a few words without patient data; NULL: for their turn. */
+const char *schedule_why(const struct schedule *s);
 /* Claimed deliveries that are not yet settled. */
 size_t schedule_in_flight(const struct schedule *s);
 /* Gives back what is not begun, lets the rest finish until deadline_ms, writes every verdict; freed
