@@ -78,13 +78,14 @@ int journal_recover_check(struct journal_db *db, struct err *e)
 }
 
 /* Renames the damaged files as the mark says; those that are renamed already are not there any
- * more. */
+ * more. *ret_in_place: all of it was done, and the restored database put in place: only the mark
+ * was left. */
 static int set_aside(const char *folder, const struct names *n, char *ret_name, size_t size,
-                     struct err *e)
+                     bool *ret_in_place, struct err *e)
 {
     /* The database last: while it is there its log has to be beside it or be gone with it. */
     static const char *const suffixes[] = {"-shm", "-wal", "-journal", ""};
-    char *name = NULL;
+    char *name = NULL, aside[PATH_MAX + 256];
     size_t length;
     int rc = fsutil_read_file(n->mark, 128, &name, &length, e);
 
@@ -97,7 +98,10 @@ static int set_aside(const char *folder, const struct names *n, char *ret_name, 
             "journal: journal.damaged in the state folder does not hold a name: remove it");
     }
     snprintf(ret_name, size, "%s", name);
-    for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]) && rc == 0; i++) {
+    snprintf(aside, sizeof(aside), "%s/%s", folder, name);
+    *ret_in_place = exists(aside) && exists(n->db);
+    for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]) && rc == 0 && !*ret_in_place;
+         i++) {
         char from[PATH_MAX + 64], to[PATH_MAX + 256];
 
         snprintf(from, sizeof(from), "%s%s", n->db, suffixes[i]);
@@ -268,11 +272,14 @@ int journal_recover(struct journal_db *db, const char *folder, struct journal_op
     if (rc == 0 && !exists(n.db) && exists(wal))
         rc = journal_recover_mark(folder, e);
     for (int tries = 0; rc == 0; tries++) {
-        bool marked = exists(n.mark);
+        bool marked = exists(n.mark), in_place = false;
 
         if (marked)
-            rc = set_aside(folder, &n, opened->set_aside, sizeof(opened->set_aside), e);
-        if (rc == 0 && (marked || (!exists(n.db) && exists(n.backup)))) {
+            rc = set_aside(folder, &n, opened->set_aside, sizeof(opened->set_aside), &in_place, e);
+        if (rc == 0 && in_place) {
+            rc = fsutil_unlink(n.mark, e);
+            opened->restored = true;
+        } else if (rc == 0 && (marked || (!exists(n.db) && exists(n.backup)))) {
             rc = restore(folder, &n, e);
             opened->restored = true;
         } else if (rc == 0 && !exists(n.db)) {
