@@ -15,6 +15,7 @@ A Disk is advanced record by record; view() gives one of the many disks that a c
 """
 import collections
 import os
+import re
 import shutil
 import stat
 import struct
@@ -281,20 +282,39 @@ def write_disk(view, roots):
 
 # ---- Which fsync is it? ----
 
-HELPERS = ("fsutil_sync_dir", "fsutil_sync_parent", "journal_backup_publish", "journal_db_")
+CALL = re.compile(r"\b(?:fsync|fdatasync|fsutil_sync_dir|fsutil_sync_parent)\(")
+SYNCS = ("fsutil_sync_dir", "fsutil_sync_parent")  # they sync for others, as does:
+PUBLISH = "journal_backup_publish"
 
 
-def name_syncs(records, disk, program):
+def call_sites(source):
+    """Every fsync in the daemon's sources: {(function, line): name}, numbered where a function has several."""
+    found = {}
+    for path in sorted(source.rglob("*.c")):
+        function, lines = None, {}
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            header = re.match(r"[a-z].*?(\w+)\(", line)
+            if header and not line.endswith(";"):
+                function = header.group(1)
+            if CALL.search(line) and line.startswith(" ") and function not in SYNCS:
+                lines.setdefault(function, []).append(number)
+        for function, numbers in lines.items():
+            for i, number in enumerate(numbers, 1):
+                found[function, number] = f"{function} {i}" if len(numbers) > 1 else function
+    return found
+
+
+def name_syncs(records, disk, program, source):
     """{index: name} of the fsyncs of files and folders that the disk knows when they come; the disk is used up.
 
-    "site < caller": the function whose text holds the call, numbered if it holds several, and the function that wanted
-    something made durable. SQLite's are named after their file, a folder's after the file synced before it.
+    "site < caller": the call as call_sites() names it, and the function that wanted something made durable. SQLite's are
+    named after their file, a folder's after the file synced before it.
     """
     prefix = os.path.basename(program) + "+"
     addresses = sorted({frame[len(prefix):] for r in records if r.op == SYNC for frame in r.second.split()
                         if frame.startswith(prefix)})
-    where = symbolise(program, addresses)
-    found, lines, before = {}, {}, ""
+    where, calls = symbolise(program, addresses), call_sites(source)
+    names, before = {}, ""
     for i, r in enumerate(records):
         node = disk.by_id.get(r.id) if r.op == SYNC else None
         disk.apply(r)
@@ -304,22 +324,12 @@ def name_syncs(records, disk, program):
         own = [place for frame in frames if frame.startswith(prefix) for place in where[frame[len(prefix):]]]
         if any(frame.startswith("libsqlite3") for frame in frames[:6]):
             name = disk.name_of(node)
-            found[i] = (f"SQLite: folder after {before}" if isinstance(node, Folder) else f"SQLite: {name}",)
+            names[i] = f"SQLite: folder after {before}" if isinstance(node, Folder) else f"SQLite: {name}"
             before = name
             continue
-        site = next(place for place in own if place[0] not in HELPERS[:2])
-        caller = next((place for place in own if place[1] != "fsutil.c" and place[0] != HELPERS[2]), ("start",))
-        lines.setdefault(site[0], set()).add(site[2])
-        found[i] = (site, caller[0])
-    names = {}
-    for i, what in found.items():
-        if len(what) == 1:
-            names[i] = what[0]
-            continue
-        site, caller = what
-        order = sorted(lines[site[0]])
-        number = f" {order.index(site[2]) + 1}" if len(order) > 1 else ""
-        names[i] = f"{site[0]}{number} < {caller}"
+        function, _, line = next(place for place in own if place[0] not in SYNCS)
+        caller = next(place[0] for place in own if place[1] != "fsutil.c" and place[0] != PUBLISH)
+        names[i] = f"{calls[function, line]} < {caller}"
     return names
 
 
