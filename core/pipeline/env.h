@@ -5,6 +5,7 @@
 #include "config/config.h"
 #include "dicom/dicom_reader.h"
 #include "journal/journal.h"
+#include "pipeline/roots.h"
 #include "pipeline/trouble.h"
 #include "worker/job.h"
 
@@ -17,6 +18,7 @@ struct pipeline_env {
     struct job_queue *jobs;
     struct dicom_reader *reader;
     struct trouble *trouble;
+    struct roots *roots;
 };
 
 /* The number that counts a drop folder's jobs (job.h): its index in the configuration, from 1. */

@@ -47,6 +47,8 @@ struct pipeline {
     struct schedule **schedules;    /* one a destination */
     struct pipeline_watch *watches; /* the configured ones, then the custody folders */
     size_t n_watches, n_scanned;
+    void (*told)(const char *text, void *ctx);
+    void *told_ctx;
     bool rebuilding;
     struct journal_rebuilt rebuilt;
     unsigned n_journal_calls;
@@ -369,6 +371,13 @@ static int open_schedules(struct pipeline *p, struct err *e)
     return 0;
 }
 
+static void told(const char *text, void *ctx)
+{
+    struct pipeline *p = ctx;
+    if (p->told)
+        p->told(text, p->told_ctx);
+}
+
 static void why(char *text, size_t size, void *ctx)
 {
     const struct pipeline *p = ctx;
@@ -387,13 +396,15 @@ static int open_parts(struct pipeline *p, const struct pipeline_options *o, stru
     struct intake_handler handler = {.admitted = admitted, .crowded = crowded, .ctx = p};
     int rc = trouble_open(&p->env.trouble, o->loop);
     if (rc == 0)
+        rc = roots_open(&p->env.roots, o->config->n_watches);
+    if (rc == 0)
         rc = job_queue_open(&p->env.jobs, o->loop, JOBS_PER_MOUNT);
     if (rc != 0)
         return err_set(e, rc, "%s", err_text(rc));
     rc = dicom_reader_open(&p->env.reader, o->loop, o->dicom_program, o->config->workers, e);
     if (rc != 0)
         return rc;
-    struct progress_handler progress = {.why = why, .ctx = p};
+    struct progress_handler progress = {.why = why, .told = told, .ctx = p};
     if ((rc = progress_open(&p->progress, &p->env, &progress)) != 0 ||
         (rc = disposal_open(&p->disposal, &p->env)) != 0 ||
         (rc = sweep_open(&p->sweep, &p->env)) != 0 ||
@@ -415,6 +426,8 @@ int pipeline_open(struct pipeline **ret, const struct pipeline_options *options,
     uv_timer_init(options->loop, &p->crowded);
     uv_timer_init(options->loop, &p->rebuild);
     p->crowded.data = p->rebuild.data = p;
+    p->told = options->told;
+    p->told_ctx = options->ctx;
     int rc = open_parts(p, options, e);
     if (rc != 0)
         return rc;
@@ -512,6 +525,7 @@ static void free_pipeline(struct pipeline *p)
         free(q);
     }
     trouble_close(p->env.trouble);
+    roots_close(p->env.roots);
     if (p->env.jobs)
         job_queue_close(p->env.jobs);
     free(p->schedules);

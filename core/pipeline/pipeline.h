@@ -21,6 +21,9 @@ struct pipeline_options {
     struct journal *journal;     /* likewise */
     const char *dicom_program;   /* dcmferry-dicom; NULL: where it is installed */
     bool rebuilding; /* the journal was restored: tell it when all drop folders were read again */
+    /* One line on what is going on, every 10 s while there is work (for systemd's status). */
+    void (*told)(const char *text, void *ctx);
+    void *ctx;
 };
 
 /* After a failure *ret, unless it is NULL, has to be closed with pipeline_close all the same. */

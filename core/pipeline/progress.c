@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/text.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -272,6 +273,10 @@ static void counted(struct journal_op *op, int status, const struct err *e)
              LOG_UINT("conflicts", c->deliveries[DELIVERY_CONFLICT]),
              LOG_UINT("held", c->files[FILE_HELD]), LOG_INT("oldest_seconds", oldest),
              LOG_STR("why", why[0] ? why : NULL), LOG_STR("trouble", trouble_text(p->env.trouble)));
+    char line[256];
+    snprintf(line, sizeof line, "%" PRIu64 " files delivered (%s, %s), %" PRIu64 " open (%s)%s%s",
+             p->totals.files, size, rate, open, left, why[0] ? ": " : "", why);
+    p->handler.told(line, p->handler.ctx);
     p->told_files = p->totals.files;
     p->told_bytes = p->totals.bytes;
     p->told_ms = now;

@@ -18,6 +18,8 @@ struct progress_handler {
     /* Writes why deliveries wait ("far: cannot connect"), "" if there is no reason but their turn.
      */
     void (*why)(char *text, size_t size, void *ctx);
+    /* One line for people whenever the totals were logged. */
+    void (*told)(const char *text, void *ctx);
     void *ctx;
 };
 

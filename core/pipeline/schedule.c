@@ -10,6 +10,9 @@
 #include <utlist.h>
 
 #define CLAIM_MIN 32
+#define ROOT_GONE_MS                                                                               \
+    30000 /* a delivery whose drop folder is not there is tried again after that                   \
+           */
 
 /* One claimed delivery, until its verdict is on disk. */
 struct sending {
@@ -19,6 +22,10 @@ struct sending {
     struct dest_result result;
     struct journal_settle settle;
     struct journal_vanish vanish;
+    struct job job; /* looks for the drop folder of a source that is gone */
+    struct root_look root;
+    size_t watch;
+    bool gone; /* with its drop folder: it has not vanished */
     struct trouble_waiter waiter;
     struct sending *prev, *next; /* in `ready` until handed to the destination */
 };
@@ -169,7 +176,7 @@ static void submit_verdict(struct sending *x)
 {
     struct schedule *s = x->schedule;
     const struct dest_result *r = &x->result;
-    if (r->verdict == DEST_VANISHED) {
+    if (r->verdict == DEST_VANISHED && !x->gone) {
         x->vanish =
             (struct journal_vanish){.op = {.cb = vanished, .ctx = x},
                                     .file_id = x->row->file_id,
@@ -209,8 +216,13 @@ static void submit_verdict(struct sending *x)
     case DEST_RETRY:
         decide_retry(s, x, settle);
         break;
-    case DEST_ABANDONED:
     case DEST_VANISHED:
+        settle->state = DELIVERY_WAITING;
+        settle->uncertain = r->uncertain;
+        settle->reason = "its drop folder is not there";
+        settle->next_ms = clock_realtime_ms() + ROOT_GONE_MS;
+        break;
+    case DEST_ABANDONED:
         settle->state = DELIVERY_QUEUED;
         settle->uncertain = r->uncertain;
         settle->reason = NULL;
@@ -219,13 +231,33 @@ static void submit_verdict(struct sending *x)
     journal_settle(s->env.journal, settle);
 }
 
+static void look_work(struct job *job)
+{
+    struct sending *x = job->data;
+    root_look(x->row->watch, &x->root);
+}
+
+static void looked(struct job *job)
+{
+    struct sending *x = job->data;
+    x->gone = !roots_trust(x->schedule->env.roots, x->watch, &x->root, false);
+    submit_verdict(x);
+}
+
 static void sent(struct dest_delivery *d, const struct dest_result *result)
 {
     struct sending *x = d->ctx;
+    struct schedule *s = x->schedule;
     x->result = *result;
-    submit_verdict(x);
-    if (!x->schedule->closing)
-        pump(x->schedule);
+    if (result->verdict == DEST_VANISHED) {
+        x->job = (struct job){
+            .work = look_work, .done = looked, .mount = pipeline_mount(x->watch), .data = x};
+        job_submit(s->env.jobs, &x->job);
+    } else {
+        submit_verdict(x);
+    }
+    if (!s->closing)
+        pump(s);
 }
 
 /* ---- Claims ---- */
@@ -332,6 +364,7 @@ static void hand_over(struct schedule *s, struct sending *x)
     while (watch < s->env.config->n_watches &&
            strcmp(s->env.config->watches[watch].path, row->watch) != 0)
         watch++;
+    x->watch = watch;
     x->delivery = (struct dest_delivery){
         .id = row->id,
         .path = row->path,

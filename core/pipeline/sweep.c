@@ -18,7 +18,7 @@ struct sweep {
     size_t next;            /* row of the page to look at: rows of one drop folder go in one job */
     size_t from, to, watch; /* of the job */
     struct job job;
-    bool root_gone;
+    struct root_look root;
     const char **retaining; /* drop folders whose moved files are to be found again */
     size_t n_retaining;
     uint64_t *gone;
@@ -105,13 +105,14 @@ static void look_work(struct job *job)
         if (lstat(s->page.rows[i].path, &st) != 0 && (errno == ENOENT || errno == ENOTDIR))
             s->gone[s->n_gone++] = s->page.rows[i].id;
     /* Asked last: a share that went away while we looked has lost nothing. */
-    s->root_gone = stat(s->env.config->watches[s->watch].path, &st) != 0;
+    root_look(s->env.config->watches[s->watch].path, &s->root);
 }
 
 static void looked(struct job *job)
 {
     struct sweep *s = job->data;
-    if (s->closing || s->root_gone || s->n_gone == 0) {
+    bool others = s->n_gone < s->to - s->from;
+    if (s->closing || !roots_trust(s->env.roots, s->watch, &s->root, others) || s->n_gone == 0) {
         next_run(s);
         return;
     }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define EXIT_NOT_ALL 3 /* --once: nothing failed, but not all was delivered */
 #define ONCE_LOOK_MS 100
 #define GRACE_MS     10000 /* beyond shutdown_timeout, for what the timeout itself sets off */
 
@@ -25,7 +26,7 @@ struct app {
     struct control *control;
     uv_timer_t once_timer, watchdog, deadline;
     struct journal_counts counts;
-    bool counting, stopping, reloading, journal_damaged, rebuilding;
+    bool counting, stopping, drained, reloading, journal_damaged, rebuilding;
     bool replacing, ending; /* the pipeline is being closed: not to be asked */
     unsigned n_closing;
     int exit_code;
@@ -85,13 +86,23 @@ static void damaged(const struct err *e, void *ctx)
     app_stop(a);
 }
 
+static void told(const char *text, void *ctx)
+{
+    char state[300];
+    (void)ctx;
+    snprintf(state, sizeof state, "STATUS=%s", text);
+    notify_state(state);
+}
+
 static int open_pipeline(struct app *a, struct err *e)
 {
     struct pipeline_options options = {.loop = a->loop,
                                        .config = a->config,
                                        .journal = a->journal,
                                        .dicom_program = a->options.dicom_program,
-                                       .rebuilding = a->rebuilding};
+                                       .rebuilding = a->rebuilding,
+                                       .told = told,
+                                       .ctx = a};
     return pipeline_open(&a->pipeline, &options, e);
 }
 
@@ -115,8 +126,15 @@ static void counted(struct journal_op *op, int status, const struct err *e)
         uv_timer_start(&a->once_timer, look_if_drained, ONCE_LOOK_MS, 0);
         return;
     }
+    struct progress_totals t;
+    pipeline_totals(p, &t);
+    a->drained = true;
     if (c->deliveries[DELIVERY_FAILED] > 0)
         a->exit_code = 1;
+    else if (c->files[FILE_HELD] + c->deliveries[DELIVERY_HELD] + t.rejected + t.conflicts +
+                 t.vanished >
+             0)
+        a->exit_code = EXIT_NOT_ALL;
     app_stop(a);
 }
 
@@ -446,6 +464,8 @@ void app_stop(struct app *a)
 int app_finish(struct app *a)
 {
     int code = a->exit_code;
+    if (a->options.once && !a->drained && code == 0)
+        code = 1; /* stopped before the end */
     alarm(0);
     config_free(a->config);
     free(a);

@@ -24,7 +24,7 @@ static const char usage[] =
     "\n"
     "  -c, --config FILE  the configuration (default /etc/dcmferry/dcmferry.yaml)\n"
     "      --check        check the configuration, tell all faults, and exit\n"
-    "      --once         deliver what is in the drop folders and exit: 0 if nothing failed\n"
+    "      --once         deliver what is in the drop folders and exit: 0 if all of it arrived\n"
     "      --version      print the version and exit\n"
     "  -h, --help         this\n";
 
