@@ -28,14 +28,15 @@ struct job {
  */
 void job_setup(unsigned threads);
 
-/* `per_mount` jobs of one mount at most run at a time; others of it wait, in order. */
+/* `per_mount` jobs of one mount at most run at a time; others of it wait, and begin in order. A job
+ * of a mount on which none is stuck may wait some milliseconds for another one. */
 int job_queue_open(struct job_queue **ret, uv_loop_t *loop, unsigned per_mount);
 void job_submit(struct job_queue *q, struct job *job);
 /* Jobs submitted and not yet done. Work that runs cannot be canceled: a shutdown waits for 0, with
  * a deadline. */
 unsigned job_queue_pending(const struct job_queue *q);
-/* No more jobs but of those that run (a source that was left closes its file); freed when the last
- * is done, which for work on a hung mount may be never. */
+/* No more jobs but of those that run (a source that was left closes its file); freed by the loop
+ * when the last is done, which for work on a hung mount may be never. */
 void job_queue_close(struct job_queue *q);
 
 #endif

@@ -105,6 +105,43 @@ static void test_hung_mount(void **state)
     uv_sem_destroy(&gate.entered);
 }
 
+/* One job after the other hangs, and each time the next one of the same mount passes all the same,
+ * until the cap is reached. */
+static void test_stuck(void **state)
+{
+    (void)state;
+    struct job_queue *q;
+    struct gate gate;
+    struct work hung[3], other[4];
+    reset();
+    uv_sem_init(&gate.open, 0);
+    uv_sem_init(&gate.entered, 0);
+    assert_int_equal(job_queue_open(&q, &loop, 3), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        prepare(&other[i], 7, NULL, i);
+        job_submit(q, &other[i].job);
+        while (n_done <= i)
+            uv_run(&loop, UV_RUN_ONCE);
+        prepare(&hung[i], 7, &gate, 100 + i);
+        job_submit(q, &hung[i].job);
+        while (uv_sem_trywait(&gate.entered) != 0)
+            uv_run(&loop, UV_RUN_NOWAIT);
+    }
+    prepare(&other[3], 7, NULL, 3);
+    job_submit(q, &other[3].job);
+    for (uint64_t end = uv_hrtime() + 50000000; uv_hrtime() < end;)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    assert_false(other[3].done);
+    assert_int_equal(job_queue_pending(q), 4);
+    for (unsigned i = 0; i < 3; i++)
+        uv_sem_post(&gate.open);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(n_done, 7);
+    job_queue_close(q);
+    uv_sem_destroy(&gate.open);
+    uv_sem_destroy(&gate.entered);
+}
+
 /* A queue may be closed while work of those that left it runs: it goes with the last job. */
 static void test_closed_early(void **state)
 {
@@ -198,10 +235,11 @@ int main(void)
     setenv("UV_THREADPOOL_SIZE", "4", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hung_mount), cmocka_unit_test(test_closed_early),
-        cmocka_unit_test(test_order),      cmocka_unit_test(test_again),
-        cmocka_unit_test(test_setup),
+        cmocka_unit_test(test_stuck),      cmocka_unit_test(test_order),
+        cmocka_unit_test(test_again),      cmocka_unit_test(test_setup),
     };
     uv_loop_init(&loop);
     int r = cmocka_run_group_tests(tests, NULL, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
     return uv_loop_close(&loop) == 0 ? r : 1;
 }

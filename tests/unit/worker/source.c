@@ -340,6 +340,7 @@ int main(void)
     int r = cmocka_run_group_tests(tests, NULL, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
     job_queue_close(jobs);
+    uv_run(&loop, UV_RUN_DEFAULT);
     unlink(path);
     unlink(other);
     rmdir(folder);
