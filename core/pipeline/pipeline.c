@@ -203,6 +203,8 @@ static void batch(struct watch *watch, unsigned token, const struct watch_file *
 {
     struct pipeline_watch *w = ctx;
     (void)watch;
+    if (n > 0)
+        roots_learn(w->pipeline->env.roots, w->index, files[0].dev);
     intake_offer(w->pipeline->intake, w->index, files, n, batch_done, w, token);
 }
 

@@ -43,6 +43,12 @@ bool roots_trust(struct roots *r, size_t watch, const struct root_look *look, bo
     return true;
 }
 
+void roots_learn(struct roots *r, size_t watch, dev_t device)
+{
+    if (!r->root[watch].known)
+        r->root[watch] = (struct root){.known = true, .device = device};
+}
+
 void roots_close(struct roots *r)
 {
     free(r);

@@ -23,6 +23,8 @@ int roots_open(struct roots **ret, size_t n);
  * left it. `others_found`: other files of it were found. Its device is remembered from the first
  * look on; one on another device is believed only if files are found in it (mounted anew). */
 bool roots_trust(struct roots *r, size_t watch, const struct root_look *look, bool others_found);
+/* A file on that device was found in the drop folder: its device, if it is not known yet. */
+void roots_learn(struct roots *r, size_t watch, dev_t device);
 void roots_close(struct roots *r);
 
 #endif

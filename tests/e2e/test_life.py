@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sqlite3
+import subprocess
 import time
 
 import pytest
@@ -231,3 +232,48 @@ def test_local_trouble_rejects_no_file(sandbox, ferries):
     ferry.stop()
     ferry.start()
     ferry.wait(lambda: ferry.fates() == {"a.dcm": "delivered"}, 30, "the delivery")
+
+
+def test_a_share_that_is_not_mounted_has_lost_nothing(sandboxes, ferries, small_disks):
+    """Its empty mount point is there, and a part of its files is claimed already."""
+    cloud = sandboxes()
+    cloud.kill()
+    ferry = ferries({"cloud": cloud.url}, watch={"rescan": "1m"})
+    share = small_disks(ferry.inbox, 4096)
+    ferry.start()
+    for i in range(20):
+        dicom.write(ferry.inbox / f"{i}.dcm")
+    ferry.wait(lambda: ferry.status()["files"]["queued"] == 20, 30, "them to be queued")
+    aside = ferry.root / "aside"
+    aside.mkdir()
+    subprocess.run(["mount", "--bind", share, aside], check=True)
+    try:
+        subprocess.run(["umount", share], check=True)
+        cloud.start()
+        ferry.ask("retry", "--all")
+        ferry.wait(lambda: ferry.status()["deliveries"]["waiting"] > 0, 30, "the deliveries to wait")
+        time.sleep(1)
+        assert ferry.status()["files"]["vanished"] == 0
+    finally:
+        subprocess.run(["mount", "--bind", aside, share], check=True)
+        subprocess.run(["umount", "-l", aside], check=True)
+    ferry.ask("retry", "--all")
+    ferry.wait(lambda: ferry.status()["files"]["delivered"] == 20, 60, "all to be delivered")
+    assert "before they were delivered" not in ferry.log() and "before it was delivered" not in ferry.log()
+
+
+def test_check_prints_what_the_unit_lacks(sandbox, ferries):
+    ferry = ferries({"cloud": sandbox.url})
+    sent = ferry.root / "sent"
+    sent.mkdir()
+
+    def check():
+        done = subprocess.run([ferry.command, "--config", ferry.config, "check", "--user", "root"], capture_output=True,
+                              text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [line for line in done.stdout.splitlines() if line.startswith("ReadWritePaths=")]
+
+    ferry.state.mkdir()
+    assert check() == [f"ReadWritePaths={ferry.state}"]
+    ferry.write_config({"cloud": sandbox.url}, watch={"after_upload": {"move": f"{sent}/{{Modality}}/x"}})
+    assert check() == [f"ReadWritePaths={path}" for path in (ferry.state, ferry.inbox, sent)]
