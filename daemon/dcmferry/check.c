@@ -1,5 +1,6 @@
 /* dcmferry check: every fault of the configuration, and what the service's user may do in each
  * folder. */
+#include "base/fsutil.h"
 #include "config/config.h"
 #include "dcmferry.h"
 
@@ -105,31 +106,134 @@ static int check_as(const struct config *c, const char *user)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
-/* The service sees the file system read-only but for what its unit names (systemd.exec(5),
- * ProtectSystem=strict). */
-static void print_drop_in(const struct config *c)
+/* ---- What the unit lets the service write ---- */
+
+struct paths {
+    char **items;
+    size_t n;
+};
+
+static void add_path(struct paths *p, const char *path, size_t length)
 {
-    bool any = false;
+    char **grown = realloc(p->items, (p->n + 1) * sizeof *grown);
+    char *copy = strndup(path, length);
+    if (grown)
+        p->items = grown;
+    if (grown && copy)
+        p->items[p->n++] = copy;
+    else
+        free(copy);
+}
+
+static void free_paths(struct paths *p)
+{
+    for (size_t i = 0; i < p->n; i++)
+        free(p->items[i]);
+    free(p->items);
+}
+
+/* The words of one line of `systemctl show`; "-" before a path means that it may be missing, "+"
+ * that it is below the unit's root. systemd escapes what would part a word. */
+static void add_words(struct paths *p, const char *line, const char *prefix)
+{
+    for (line += strspn(line, " \n"); *line; line += strspn(line, " \n")) {
+        size_t n = strcspn(line, " \n");
+        size_t skip = strspn(line, "-+");
+        char path[4096];
+        int length = snprintf(path, sizeof path, "%s%.*s", prefix, (int)(n - skip), line + skip);
+        if (skip < n && length > 0 && (size_t)length < sizeof path)
+            add_path(p, path, (size_t)length);
+        line += n;
+    }
+}
+
+/* What the unit as loaded may write; false if systemd is not there or does not know the unit. */
+static bool unit_paths(struct paths *writable, bool *ret_protected)
+{
+    bool loaded = false;
+    char line[16384];
+    if (access("/run/systemd/system", F_OK) != 0)
+        return false;
+    FILE *f =
+        popen("systemctl show dcmferryd.service -p LoadState -p ProtectSystem -p ReadWritePaths "
+              "-p StateDirectory 2>/dev/null",
+              "re");
+    if (!f)
+        return false;
+    *ret_protected = false;
+    while (fgets(line, sizeof line, f)) {
+        if (strncmp(line, "LoadState=", 10) == 0)
+            loaded = strncmp(line + 10, "loaded", 6) == 0;
+        else if (strncmp(line, "ProtectSystem=", 14) == 0)
+            *ret_protected = strncmp(line + 14, "strict", 6) == 0;
+        else if (strncmp(line, "ReadWritePaths=", 15) == 0)
+            add_words(writable, line + 15, "");
+        else if (strncmp(line, "StateDirectory=", 15) == 0)
+            add_words(writable, line + 15, "/var/lib/");
+    }
+    return pclose(f) == 0 && loaded;
+}
+
+static bool is_writable(const struct paths *p, const char *path)
+{
+    for (size_t i = 0; i < p->n; i++)
+        if (fsutil_path_within(path, p->items[i]))
+            return true;
+    return false;
+}
+
+/* Every folder that the service writes to. */
+static void wanted_paths(const struct config *c, struct paths *p)
+{
+    add_path(p, c->state, strlen(c->state));
     for (size_t i = 0; i < c->n_watches; i++) {
         const struct config_watch *w = &c->watches[i];
         if (!writes_sources(w))
             continue;
-        if (!any)
-            puts("\nthe service needs this drop-in, "
-                 "/etc/systemd/system/dcmferryd.service.d/paths.conf "
-                 "(then: systemctl daemon-reload):\n[Service]");
-        any = true;
-        printf("ReadWritePaths=%s\n", w->path);
+        add_path(p, w->path, strlen(w->path));
         if (w->rejected)
-            printf("ReadWritePaths=%s\n", w->rejected);
-        if (w->move_to) {
+            add_path(p, w->rejected, strlen(w->rejected));
+        if (w->move_to) { /* as far as it is the same for all files */
             const char *text = template_text(w->move_to);
-            int literal = (int)strcspn(text, "{");
-            while (literal > 1 && text[literal - 1] != '/' && text[literal])
+            size_t literal = strcspn(text, "{");
+            while (text[literal] != '\0' && literal > 1 && text[literal - 1] != '/')
                 literal--;
-            printf("ReadWritePaths=%.*s\n", literal, text);
+            while (literal > 1 && text[literal - 1] == '/')
+                literal--;
+            add_path(p, text, literal);
         }
     }
+}
+
+/* The service sees the file system read-only but for what its unit names (systemd.exec(5),
+ * ProtectSystem=strict): what is missing there. */
+static int print_drop_in(const struct config *c)
+{
+    struct paths wanted = {0}, writable = {0};
+    bool protected = true;
+    bool known = unit_paths(&writable, &protected);
+    int missing = 0;
+    if (!known)
+        add_path(&writable, "/var/lib/dcmferry",
+                 strlen("/var/lib/dcmferry")); /* the unit we ship */
+    wanted_paths(c, &wanted);
+    for (size_t i = 0; protected && i < wanted.n; i++) {
+        if (is_writable(&writable, wanted.items[i]))
+            continue;
+        if (missing++ == 0)
+            printf("\n%s:\n[Service]\n",
+                   known ? "the service may not write everywhere it has to: this is missing in "
+                           "/etc/systemd/system/dcmferryd.service.d/paths.conf (then: systemctl "
+                           "daemon-reload && systemctl restart dcmferryd)"
+                         : "run by systemd, the service needs this drop-in, "
+                           "/etc/systemd/system/dcmferryd.service.d/paths.conf (then: systemctl "
+                           "daemon-reload)");
+        printf("ReadWritePaths=%s\n", wanted.items[i]);
+        add_path(&writable, wanted.items[i], strlen(wanted.items[i]));
+    }
+    free_paths(&wanted);
+    free_paths(&writable);
+    return known ? missing : 0;
 }
 
 int command_check(const struct command_options *o, int argc, char **argv)
@@ -153,7 +257,8 @@ int command_check(const struct command_options *o, int argc, char **argv)
         return 1;
     printf("%s: no faults\n", o->config_path);
     int code = check_as(config, user);
-    print_drop_in(config);
+    if (print_drop_in(config) > 0)
+        code = 1;
     config_free(config);
     return code != 0;
 }
