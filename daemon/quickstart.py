@@ -176,12 +176,32 @@ def stop(process):
             process.kill()
 
 
+def refuse_second_pair():
+    """An earlier --keep may still run on this folder: it must not lose its journal under its feet."""
+    try:
+        pids = [int(p) for p in (HERE / "pids").read_text().split()]
+    except OSError:
+        return
+    alive = []
+    for pid in pids:
+        try:
+            if str(BUILD).encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                alive.append(pid)
+        except OSError:
+            pass  # gone
+    if alive:
+        fail(f"the pair of an earlier --keep still runs: kill {' '.join(map(str, alive))}")
+
+
 def main():
     keep = "--keep" in sys.argv
     folders = [a for a in sys.argv[1:] if a != "--keep"]
     source = pathlib.Path(folders[0]) if folders else SAMPLES
     if not source.is_dir():
         fail(f"{source} is not a folder")
+    if not any(p.is_file() for p in source.rglob("*")):
+        fail(f"there is no file in {source}")
+    refuse_second_pair()
     shutil.rmtree(HERE, ignore_errors=True)
     (HERE / "inbox").mkdir(parents=True)
     for name, key in (("account_key", ACCOUNT_KEY), ("api_key", API_KEY)):
@@ -204,6 +224,7 @@ def main():
         wait_until_settled(dropped)
         done = report(dropped)
         if keep:
+            (HERE / "pids").write_text(f"{daemon.pid} {sandbox.pid}\n")
             print(f"\nStill running: dcmferryd (pid {daemon.pid}), dcmferry-sandbox (pid {sandbox.pid}).\n"
                   f"  drop more:  cp FILE.dcm {HERE}/inbox/\n"
                   f"  look:       {BUILD}/dcmferry/dcmferry --config {config} status\n"

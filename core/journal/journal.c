@@ -99,6 +99,8 @@ static int open_files(struct journal *j, struct journal_opened *opened, struct e
     snprintf(path, sizeof(path), "%s/journal.lock", j->folder);
     if (rc == 0)
         rc = fsutil_lock(path, &j->lock_fd, e);
+    if (rc == ERR_LOCKED)
+        err_wrap(e, "journal: another dcmferryd runs on this state folder: it is");
     return rc != 0 ? rc : journal_recover(&j->db, j->folder, opened, e);
 }
 

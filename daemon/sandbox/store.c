@@ -556,7 +556,7 @@ static int prepare_dir(struct store *s, struct err *e)
         return err_set(e, ERR_NOMEM, "out of memory");
     rc = fsutil_lock(path, &s->lock_fd, e);
     free(path);
-    return rc;
+    return rc == ERR_LOCKED ? err_wrap(e, "another sandbox runs on this state folder: it is") : rc;
 }
 
 static struct store *allocate(const char *dir)
