@@ -239,7 +239,7 @@ static void read_root(struct reading *r, const struct node *root)
 }
 
 static int parse(const char *name, const char *text, size_t size, bool check_paths, bool exposed,
-                 struct config **ret_config, struct config_faults *ret_faults)
+                 struct config **ret_config, struct config_faults *ret_faults, char **ret_socket)
 {
     struct fault_list faults = {0};
     struct reading r = {.faults = &faults, .check_paths = check_paths, .exposed = exposed};
@@ -262,6 +262,10 @@ static int parse(const char *name, const char *text, size_t size, bool check_pat
         *ret_config = r.config;
         return 0;
     }
+    if (ret_socket != NULL) {
+        *ret_socket = r.config->control_socket;
+        r.config->control_socket = NULL;
+    }
     config_free(r.config);
     return nomem ? ERR_NOMEM : ERR_CONFIG;
 }
@@ -269,11 +273,12 @@ static int parse(const char *name, const char *text, size_t size, bool check_pat
 int config_parse(const char *name, const char *text, size_t size, bool check_paths,
                  struct config **ret_config, struct config_faults *ret_faults)
 {
-    return parse(name, text, size, check_paths, false, ret_config, ret_faults);
+    return parse(name, text, size, check_paths, false, ret_config, ret_faults, NULL);
 }
 
-int config_load(const char *path, bool check_paths, struct config **ret_config,
-                struct config_faults *ret_faults)
+/* *ret_socket, if asked for, is set when there are faults, and to NULL if it is not known then. */
+static int load(const char *path, bool check_paths, struct config **ret_config,
+                struct config_faults *ret_faults, char **ret_socket)
 {
     struct stat st = {0};
     char *text = NULL;
@@ -294,10 +299,31 @@ int config_load(const char *path, bool check_paths, struct config **ret_config,
         return status == ERR_NOMEM ? ERR_NOMEM : ERR_CONFIG;
     }
     status = parse(path, text, size, check_paths, (st.st_mode & (S_IRGRP | S_IROTH)) != 0,
-                   ret_config, ret_faults);
+                   ret_config, ret_faults, ret_socket);
     explicit_bzero(text, size); /* it may hold keys */
     free(text);
     return status;
+}
+
+int config_load(const char *path, bool check_paths, struct config **ret_config,
+                struct config_faults *ret_faults)
+{
+    return load(path, check_paths, ret_config, ret_faults, NULL);
+}
+
+char *config_control_socket(const char *path)
+{
+    struct config *c;
+    struct config_faults faults;
+    char *found = NULL;
+
+    if (load(path, false, &c, &faults, &found) == 0) {
+        found = c->control_socket;
+        c->control_socket = NULL;
+    }
+    config_free(c);
+    config_faults_free(&faults);
+    return found;
 }
 
 void config_free(struct config *c)

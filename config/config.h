@@ -150,6 +150,9 @@ int config_load(const char *path, bool check_paths, struct config **ret_config,
 /* The same from memory; `name` stands for the path in messages. */
 int config_parse(const char *name, const char *text, size_t size, bool check_paths,
                  struct config **ret_config, struct config_faults *ret_faults);
+/* The control socket that the file tells, whatever else is wrong with it; malloc'ed. NULL: it
+ * cannot be read, is not YAML, or `state` and `control` are missing or wrong. */
+char *config_control_socket(const char *path);
 void config_free(struct config *c);
 void config_faults_free(struct config_faults *f);
 

@@ -362,12 +362,45 @@ static void test_load(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+static void check_socket(const char *path, const char *text, const char *expected)
+{
+    write_file(path, text, 0600);
+    char *found = config_control_socket(path);
+    if (expected != NULL)
+        assert_string_equal(found, expected);
+    else
+        assert_null(found);
+    free(found);
+}
+
+/* Whatever else is wrong, a running daemon is to be found. */
+static void test_control_socket(void **state)
+{
+    char dir[] = "/tmp/dcmferry-config-XXXXXX", path[64];
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/c.yaml", dir);
+    assert_null(config_control_socket(path));
+    check_socket(path, EXAMPLE, "/var/lib/dcmferry/control.sock");
+    check_socket(path, "state: /srv/s\nwotch: []\n", "/srv/s/control.sock");
+    check_socket(path, "state: /srv/s\nroutes: 3\ncontrol: /run/d/c.sock\n", "/run/d/c.sock");
+    check_socket(path, "control: /run/d/c.sock\n", "/run/d/c.sock");
+    check_socket(path, "state: /srv/s\ncontrol: [x]\n", NULL);
+    check_socket(path, "state: relative\n", NULL);
+    check_socket(path, "watch: []\n", NULL);
+    check_socket(path, "- 3\n", NULL);
+    check_socket(path, "state: {\n", NULL);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_example),  cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_all_keys), cmocka_unit_test(test_nothing_below),
-        cmocka_unit_test(test_load),
+        cmocka_unit_test(test_load),     cmocka_unit_test(test_control_socket),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
