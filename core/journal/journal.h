@@ -352,7 +352,9 @@ struct journal_act_on {
     uint64_t delivery_id, file_id;
     const char *destination, *study;
     bool send_anyway;
-    uint64_t changed; /* out */
+    uint64_t changed;    /* out */
+    const char *unknown; /* out, static: "delivery", "file", "study" or "destination": the journal
+                            knows none that the filter names; NULL if it knows all of them */
 };
 void journal_act_on(struct journal *j, struct journal_act_on *a);
 

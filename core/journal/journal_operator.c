@@ -129,6 +129,41 @@ static int forget_rejected(struct journal *j, const struct journal_act_on *a, ui
     return rc == 0 ? 1 : rc;
 }
 
+/* Nothing was changed: is it that there is no such thing? A name mistyped shall not pass for one
+ * that has nothing to do. */
+static int find_unknown(struct journal *j, struct journal_act_on *a, struct err *e)
+{
+    const struct {
+        const char *name;
+        bool asked;
+        const char *sql;
+        struct journal_value value;
+    } filters[] = {
+        {"delivery", a->delivery_id != 0, "SELECT 1 FROM delivery WHERE id = ?",
+         journal_id(a->delivery_id)},
+        {"file", a->file_id != 0, "SELECT 1 FROM file WHERE id = ?", journal_id(a->file_id)},
+        {"study", a->study != NULL, "SELECT 1 FROM file WHERE study_instance_uid = ? LIMIT 1",
+         journal_text(a->study)},
+        {"destination", a->destination != NULL,
+         "SELECT 1 FROM delivery WHERE destination = ? LIMIT 1", journal_text(a->destination)},
+    };
+    for (size_t i = 0; i < sizeof(filters) / sizeof(filters[0]); i++) {
+        const struct journal_value values[] = {filters[i].value, {.type = JOURNAL_VALUE_END}};
+        sqlite3_stmt *stmt;
+
+        if (!filters[i].asked)
+            continue;
+        int more = journal_db_query(&j->db, e, &stmt, filters[i].sql, values);
+        if (more == 1) {
+            journal_db_done(stmt);
+        } else {
+            a->unknown = filters[i].name;
+            return more;
+        }
+    }
+    return 0;
+}
+
 int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
 {
     struct journal_act_on *a = (struct journal_act_on *)op;
@@ -136,6 +171,7 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
     int rc = 0;
 
     a->changed = 0;
+    a->unknown = NULL;
     switch (a->act) {
     case JOURNAL_RETRY:
         rc = act_deliveries(j, a, DELIVERY_FAILED, e);
@@ -164,6 +200,8 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
     default:
         rc = err_set(e, ERR_INVALID, "journal: there is no such act");
     }
+    if (rc == 0 && a->changed == 0)
+        rc = find_unknown(j, a, e);
     return rc;
 }
 

@@ -4,8 +4,9 @@
 #include <getopt.h>
 #include <stdio.h>
 
-static int act(const struct command_options *o, const char *path, const char *done, int argc,
-               char **argv)
+/* `note` goes below a success, NULL: nothing to note. */
+static int act(const struct command_options *o, const char *path, const char *done,
+               const char *note, int argc, char **argv)
 {
     static const struct option options[] = {{"delivery", required_argument, NULL, 0},
                                             {"file", required_argument, NULL, 0},
@@ -30,42 +31,51 @@ static int act(const struct command_options *o, const char *path, const char *do
         ask_argument(&query, options[index].name, optarg ? optarg : "1");
         filtered = filtered || index < 4;
     }
+    if ((code = command_no_more(optind, argc, argv)) != 0) {
+        buf_free(&query);
+        return code;
+    }
     if (!filtered) {
-        fprintf(stderr,
-                "dcmferry %s: say which: --delivery, --file, --destination, --study or --all\n",
+        fprintf(stderr, "%s: say which: --delivery, --file, --destination, --study or --all\n",
                 argv[0]);
         buf_free(&query);
         return 2;
     }
     cJSON *json = ask(o, "POST", &query, &code);
     buf_free(&query);
-    if (json)
+    if (json) {
         printf("%.0f %s\n", ask_number(json, "changed"), done);
+        if (note)
+            puts(note);
+    }
     cJSON_Delete(json);
     return code;
 }
 
 int command_retry(const struct command_options *o, int argc, char **argv)
 {
-    return act(o, "/retry", "to be tried again", argc, argv);
+    return act(o, "/retry", "to be tried again", NULL, argc, argv);
 }
 
 int command_hold(const struct command_options *o, int argc, char **argv)
 {
-    return act(o, "/hold", "held", argc, argv);
+    return act(o, "/hold", "held",
+               "only what is queued now: files that are taken in later are sent", argc, argv);
 }
 
 int command_release(const struct command_options *o, int argc, char **argv)
 {
-    return act(o, "/release", "released", argc, argv);
+    return act(o, "/release", "released", NULL, argc, argv);
 }
 
 int command_reload(const struct command_options *o, int argc, char **argv)
 {
     struct buf query = {0};
     int code;
-    (void)argc;
-    (void)argv;
+    if (getopt_long(argc, argv, "", (const struct option[]){{0}}, NULL) != -1)
+        return 2;
+    if ((code = command_no_more(optind, argc, argv)) != 0)
+        return code;
     buf_put_str(&query, "/reload");
     cJSON *json = ask(o, "POST", &query, &code);
     buf_free(&query);

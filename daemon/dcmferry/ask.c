@@ -19,7 +19,8 @@ void ask_argument(struct buf *query, const char *name, const char *value)
     free(encoded);
 }
 
-cJSON *ask(const struct command_options *o, const char *method, struct buf *query, int *ret_code)
+cJSON *ask_first(const struct command_options *o, const char *method, struct buf *query,
+                 int *ret_code)
 {
     struct err e = {0};
     cJSON *json = NULL;
@@ -35,7 +36,12 @@ cJSON *ask(const struct command_options *o, const char *method, struct buf *quer
         return NULL;
     }
     *ret_code = 0;
-    if (!o->json)
+    return json;
+}
+
+cJSON *ask_raw(const struct command_options *o, cJSON *json)
+{
+    if (!o->json || !json)
         return json;
     char *text = cJSON_Print(json);
     if (text)
@@ -43,6 +49,16 @@ cJSON *ask(const struct command_options *o, const char *method, struct buf *quer
     cJSON_free(text);
     cJSON_Delete(json);
     return NULL;
+}
+
+cJSON *ask(const struct command_options *o, const char *method, struct buf *query, int *ret_code)
+{
+    return ask_raw(o, ask_first(o, method, query, ret_code));
+}
+
+const char *ask_s(double n)
+{
+    return n == 1 ? "" : "s"; /* whole numbers */
 }
 
 const char *ask_text(const cJSON *object, const char *member)

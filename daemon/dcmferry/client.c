@@ -3,9 +3,12 @@
 #include "config/config.h"
 #include "net/http.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define DEFAULT_SOCKET "/var/lib/dcmferry/control.sock" /* of the default state folder */
@@ -39,6 +42,40 @@ static void closed(void *ctx)
     (void)ctx;
 }
 
+/* Whether someone listens there: what curl would say names a host and a port that there are not. */
+static int knock(const char *path, struct err *e)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fault = 0, fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_set_errno(e, errno, "cannot make a socket");
+    if (strlen(path) >= sizeof address.sun_path)
+        fault = ENAMETOOLONG;
+    else {
+        memcpy(address.sun_path, path, strlen(path));
+        fault = connect(fd, (struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
+    }
+    close(fd);
+    switch (fault) {
+    case 0:
+    case EAGAIN: /* many are asking */
+        return 0;
+    case EACCES:
+    case EPERM:
+        return err_set(e, ERR_ACCESS,
+                       "%s: not allowed: run as root or as a member of the service's group", path);
+    case ENOENT:
+    case ENOTDIR:
+    case ECONNREFUSED: /* left behind by one that was killed */
+        return err_set(
+            e, ERR_CONNECT,
+            "%s: no daemon listens there: is dcmferryd running? (--socket names another one)",
+            path);
+    default:
+        return err_set_errno(e, fault, "%s: cannot be reached", path);
+    }
+}
+
 int client_call(const char *socket_path, const char *method, const char *path, uint64_t idle_ms,
                 cJSON **ret, struct err *e)
 {
@@ -53,18 +90,12 @@ int client_call(const char *socket_path, const char *method, const char *path, u
     int n = snprintf(url, sizeof url, "http://localhost%s", path);
     if (n < 0 || (size_t)n >= sizeof url)
         return err_set(e, ERR_TOO_LARGE, "the request is too long");
-    if (access(socket_path, F_OK) != 0)
-        return err_set(
-            e, ERR_CONNECT,
-            "%s: no daemon listens there: is dcmferryd running? (--socket names another one)",
-            socket_path);
-    if (access(socket_path, W_OK) != 0)
-        return err_set(e, ERR_ACCESS,
-                       "%s: not allowed: run as root or as a member of the service's group",
-                       socket_path);
+    int rc = knock(socket_path, e);
+    if (rc != 0)
+        return rc;
     if (uv_loop_init(&loop) != 0)
         return err_set(e, ERR_NOMEM, "out of memory");
-    int rc = net_open(&net, &loop, &options, e);
+    rc = net_open(&net, &loop, &options, e);
     if (rc == 0) {
         rc = http_send(NULL, net, method, url, NULL, NULL, 0, MAX_ANSWER, answered, &call);
         if (rc == 0)
@@ -91,22 +122,14 @@ int client_call(const char *socket_path, const char *method, const char *path, u
 
 char *client_socket(const char *option, const char *config_path)
 {
-    struct config *c = NULL;
-    struct config_faults faults = {0};
-    char *path = NULL;
     if (option)
         return strdup(option);
-    if (config_load(config_path, false, &c, &faults) == 0) {
-        path = strdup(c->control_socket);
-        config_free(c);
-    } else {
-        path = strdup(DEFAULT_SOCKET);
-        fprintf(stderr,
-                "dcmferry: %s has %zu faults (see: dcmferry check), so it does not tell the "
-                "control socket: trying %s "
-                "(--socket names another one)\n",
-                config_path, faults.n, DEFAULT_SOCKET);
-    }
-    config_faults_free(&faults);
-    return path;
+    char *path = config_control_socket(config_path);
+    if (path)
+        return path;
+    fprintf(stderr,
+            "dcmferry: %s does not tell the control socket (see: dcmferry check): trying %s "
+            "(--socket names another one)\n",
+            config_path, DEFAULT_SOCKET);
+    return strdup(DEFAULT_SOCKET);
 }

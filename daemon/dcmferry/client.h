@@ -12,8 +12,8 @@
 int client_call(const char *socket_path, const char *method, const char *path, uint64_t idle_ms,
                 cJSON **ret, struct err *e);
 
-/* The socket: --socket, else that of the configuration, else /run/dcmferry/control.sock. malloc'ed.
- */
+/* The socket: --socket, else that of the configuration (which may have other faults), else that of
+ * the default state folder. malloc'ed. */
 char *client_socket(const char *option, const char *config_path);
 
 #endif

@@ -1,5 +1,6 @@
-/* The command's parts: one file a sub-command. Each takes what follows its name and returns the
- * exit status: 0, 1 (it failed, said why on stderr) or 2 (wrong use). */
+/* The command's parts: one file a sub-command. Each takes what follows its name (argv[0] is
+ * "dcmferry NAME", for messages) and returns the exit status: 0, 1 (it failed, said why on stderr)
+ * or 2 (wrong use). */
 #ifndef DCMFERRY_DCMFERRY_H
 #define DCMFERRY_DCMFERRY_H
 
@@ -19,5 +20,8 @@ int command_release(const struct command_options *o, int argc, char **argv);
 int command_reload(const struct command_options *o, int argc, char **argv);
 int command_doctor(const struct command_options *o, int argc, char **argv);
 int command_check(const struct command_options *o, int argc, char **argv);
+
+/* 0 if nothing is left from argv[at] on; else says that it was not expected: 2. */
+int command_no_more(int at, int argc, char **argv);
 
 #endif

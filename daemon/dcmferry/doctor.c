@@ -15,6 +15,8 @@ int command_doctor(const struct command_options *o, int argc, char **argv)
             return 2;
         destination = optarg;
     }
+    if ((code = command_no_more(optind, argc, argv)) != 0)
+        return code;
     if (!destination) {
         fprintf(stderr, "dcmferry doctor: --destination NAME is missing\n");
         return 2;

@@ -1,49 +1,141 @@
 /* dcmferry files: where is this study? */
 #include "ask.h"
+#include "base/fsutil.h"
 
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define UID_MAX_LENGTH 64 /* PS3.5 section 9.1 */
+
+static bool is_uid(const char *text)
+{
+    size_t n = strspn(text, "0123456789.");
+    return text[n] == '\0' && n <= UID_MAX_LENGTH && strchr(text, '.');
+}
+
+/* The journal knows whole paths only. */
+static void path_argument(struct buf *query, const char *path)
+{
+    struct buf whole = {0};
+    char *folder = path[0] == '/' ? NULL : getcwd(NULL, 0);
+    if (path[0] != '/' && !folder) {
+        query->failed = true;
+        return;
+    }
+    buf_printf(&whole, "%s/%s", folder ? folder : "", path);
+    char *normal = buf_failed(&whole) ? NULL : fsutil_normalise(buf_cstr(&whole));
+    if (normal)
+        ask_argument(query, "path", normal);
+    else
+        query->failed = true;
+    free(normal);
+    free(folder);
+    buf_free(&whole);
+}
+
+/* What a delivery's trouble makes of a file whose own state does not tell it; NULL: none. */
+static const char *trouble(const cJSON *file)
+{
+    static const char *const troubles[] = {"conflict", "failed", "held", "waiting"};
+    const cJSON *d;
+    for (size_t i = 0; i < sizeof troubles / sizeof troubles[0]; i++)
+        cJSON_ArrayForEach(d, cJSON_GetObjectItem(file, "deliveries"))
+        {
+            if (strcmp(ask_text(d, "state"), troubles[i]) == 0 &&
+                strcmp(ask_text(file, "state"), troubles[i]) != 0)
+                return troubles[i];
+        }
+    return NULL;
+}
 
 static void print_delivery(const cJSON *d)
 {
+    double tries = ask_number(d, "attempts");
     printf("    %-10s %s", ask_text(d, "state"), ask_text(d, "destination"));
     if (*ask_text(d, "folder"))
         printf(" : %s", ask_text(d, "folder"));
-    printf("  (delivery %.0f, %.0f tries)", ask_number(d, "id"), ask_number(d, "attempts"));
+    printf("  (delivery %.0f, %.0f tr%s)", ask_number(d, "id"), tries, tries == 1 ? "y" : "ies");
     if (*ask_text(d, "reason"))
         printf("\n               %s", ask_text(d, "reason"));
     puts("");
 }
 
+static void print_file(const cJSON *f)
+{
+    const cJSON *d;
+    const char *also = trouble(f);
+    printf("%.0f %s", ask_number(f, "id"), ask_text(f, "state"));
+    if (also)
+        printf(" (%s)", also);
+    printf("  %s\n", ask_text(f, "path"));
+    if (*ask_text(f, "target"))
+        printf("    moved to %s\n", ask_text(f, "target"));
+    if (*ask_text(f, "reason"))
+        printf("    %s\n", ask_text(f, "reason"));
+    cJSON_ArrayForEach(d, cJSON_GetObjectItem(f, "deliveries")) print_delivery(d);
+}
+
+/* Files by the query; a bare UID is that of a study or else of an instance. */
+static cJSON *find_files(const struct command_options *o, struct buf *query, const char *uid,
+                         int *ret_code)
+{
+    static const char *const kinds[] = {"study", "instance"};
+    cJSON *json = NULL;
+    if (!uid)
+        return ask_raw(o, ask_first(o, "GET", query, ret_code));
+    for (size_t i = 0; i < 2 && cJSON_GetArraySize(json) == 0; i++) {
+        struct buf one = {0};
+        buf_put_str(&one, buf_cstr(query));
+        one.failed = one.failed || query->failed;
+        ask_argument(&one, kinds[i], uid);
+        cJSON_Delete(json);
+        json = ask_first(o, "GET", &one, ret_code);
+        buf_free(&one);
+        if (!json)
+            return NULL;
+    }
+    return ask_raw(o, json);
+}
+
 int command_files(const struct command_options *o, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"study", required_argument, NULL, 0}, {"instance", required_argument, NULL, 0},
-        {"path", required_argument, NULL, 0},  {"destination", required_argument, NULL, 0},
-        {"limit", required_argument, NULL, 0}, {"offset", required_argument, NULL, 0},
-        {"problems", no_argument, NULL, 0},    {0}};
+        {"path", required_argument, NULL, 'p'},   {"study", required_argument, NULL, 0},
+        {"instance", required_argument, NULL, 0}, {"destination", required_argument, NULL, 0},
+        {"limit", required_argument, NULL, 0},    {"offset", required_argument, NULL, 0},
+        {"problems", no_argument, NULL, 0},       {0}};
     struct buf query = {0};
+    const char *uid = NULL;
     int c, index, code;
     buf_put_str(&query, "/files");
     while ((c = getopt_long(argc, argv, "", options, &index)) != -1) {
+        if (c == 'p') {
+            path_argument(&query, optarg);
+            continue;
+        }
         if (c != 0) {
             buf_free(&query);
             return 2;
         }
         ask_argument(&query, options[index].name, optarg ? optarg : "1");
     }
-    cJSON *json = ask(o, "GET", &query, &code);
+    if (optind < argc && is_uid(argv[optind]))
+        uid = argv[optind++];
+    else if (optind < argc)
+        path_argument(&query, argv[optind++]);
+    if ((code = command_no_more(optind, argc, argv)) != 0) {
+        buf_free(&query);
+        return code;
+    }
+    cJSON *json = find_files(o, &query, uid, &code);
     buf_free(&query);
-    const cJSON *f, *d;
+    const cJSON *f;
     if (json && cJSON_GetArraySize(json) == 0)
         puts("no files");
-    cJSON_ArrayForEach(f, json)
-    {
-        printf("%.0f %s  %s\n", ask_number(f, "id"), ask_text(f, "state"), ask_text(f, "path"));
-        if (*ask_text(f, "reason"))
-            printf("    %s\n", ask_text(f, "reason"));
-        cJSON_ArrayForEach(d, cJSON_GetObjectItem(f, "deliveries")) print_delivery(d);
-    }
+    cJSON_ArrayForEach(f, json) print_file(f);
     cJSON_Delete(json);
     return code;
 }

@@ -47,8 +47,9 @@ static void print_status(const cJSON *s)
     print_counts(cJSON_GetObjectItem(s, "files"), "files");
     print_counts(cJSON_GetObjectItem(s, "deliveries"), "deliveries");
     if (ask_number(s, "reading") > 0)
-        printf("%-12s%.0f files are being read, %.0f of them not yet whole\n", "intake",
-               ask_number(s, "reading"), ask_number(s, "incomplete"));
+        printf("%-12s%.0f file%s being read, %.0f of them not yet whole\n", "intake",
+               ask_number(s, "reading"), ask_s(ask_number(s, "reading")),
+               ask_number(s, "incomplete"));
     if (ask_number(s, "oldest_open_seconds") > 0)
         printf("%-12s%.0f s ago\n", "oldest open", ask_number(s, "oldest_open_seconds"));
 }
@@ -63,12 +64,15 @@ int command_status(const struct command_options *o, int argc, char **argv)
             return 2;
         watch = true;
     }
+    if ((code = command_no_more(optind, argc, argv)) != 0)
+        return code;
+    bool clear = watch && isatty(STDOUT_FILENO);
     do {
         struct buf query = {0};
         buf_put_str(&query, "/status");
         cJSON *json = ask(o, "GET", &query, &code);
         buf_free(&query);
-        if (watch && json)
+        if (clear && json)
             fputs("\033[H\033[2J", stdout);
         if (json)
             print_status(json);
@@ -76,6 +80,8 @@ int command_status(const struct command_options *o, int argc, char **argv)
         fflush(stdout);
         if (watch && code == 0)
             sleep(1);
+        if (watch && !clear && code == 0 && !o->json)
+            puts("");
     } while (watch && code == 0);
     return code;
 }

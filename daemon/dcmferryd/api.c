@@ -229,6 +229,15 @@ static void files_call(struct call *c)
 
 /* ---- Acts ---- */
 
+static bool is_configured(const struct pipeline *p, const char *destination)
+{
+    const struct config *config = pipeline_config(p);
+    for (size_t i = 0; i < config->n_destinations; i++)
+        if (strcmp(config->destinations[i].name, destination) == 0)
+            return true;
+    return false;
+}
+
 static void acted(struct journal_op *op, int status, const struct err *e)
 {
     struct call *c = op->ctx;
@@ -237,6 +246,15 @@ static void acted(struct journal_op *op, int status, const struct err *e)
         return;
     }
     struct pipeline *p = app_pipeline(c->app);
+    const char *unknown = c->op.act.unknown;
+    if (unknown &&
+        !(strcmp(unknown, "destination") == 0 && p && is_configured(p, c->destination))) {
+        char text[64];
+        snprintf(text, sizeof text, "no %s of that name or number is known", unknown);
+        answer_error(c->request, 404, text);
+        free_call(c);
+        return;
+    }
     if (p && c->op.act.act != JOURNAL_HOLD) {
         pipeline_kick(p);
         if (c->op.act.act == JOURNAL_RETRY)

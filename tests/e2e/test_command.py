@@ -1,0 +1,162 @@
+"""dcmferry, as people use it: what it takes, what it says, and with which exit status."""
+import os
+import pathlib
+import pwd
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+import dicom
+from ferry import ferries  # noqa: F401
+
+STUDY = "1.2.826.0.1.3680043.8.498.1"
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="to become another user needs root")
+
+
+def run(ferry, *arguments, **options):
+    """(exit status, stdout, stderr)"""
+    r = subprocess.run([ferry.command, "--config", ferry.config, *arguments], capture_output=True, text=True,
+                       env=ferry.environment, timeout=120, **options)
+    assert "Sanitizer" not in r.stderr and "runtime error" not in r.stderr, r.stderr
+    return r.returncode, r.stdout, r.stderr
+
+
+# ---- Where the daemon is ----
+
+def test_killed_daemon(ferries, sandbox):
+    """The socket file outlives a daemon that was killed: nobody listens there."""
+    ferry = ferries({"cloud": sandbox.url}).start()
+    ferry.kill()
+    assert (ferry.state / "control.sock").exists()
+    for command in (["status"], ["files"], ["hold", "--all"], ["reload"], ["doctor", "--destination", "cloud"]):
+        code, out, err = run(ferry, *command)
+        assert (code, out) == (1, "")
+        assert "no daemon listens there" in err and "localhost" not in err, err
+
+
+@as_root
+def test_state_folder_of_another(ferries, sandbox):
+    """Who may not look into the state folder is told so."""
+    ferry = ferries({"cloud": sandbox.url}).start()
+    socket = str(ferry.state / "control.sock")
+    nobody = pwd.getpwnam("nobody")
+    folder = pathlib.Path(tempfile.mkdtemp())
+    try:  # the folders of a test are root's: the socket is reached through one that is open, to a point
+        folder.chmod(0o755)
+        closed = folder / "closed"
+        closed.mkdir(mode=0o700)
+        program = shutil.copy(ferry.command, folder)
+        for path in (socket, str(closed / "control.sock")):
+            r = subprocess.run([program, "--socket", path, "status"], capture_output=True, text=True, user=nobody.pw_uid,
+                               group=nobody.pw_gid, extra_groups=[], cwd="/", timeout=60)
+            assert r.returncode == 1
+            assert "not allowed: run as root or as a member of the service's group" in r.stderr, r.stderr
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_reload_of_broken_configuration(ferries, sandbox):
+    """The command finds the daemon by what is left of the configuration, and shows what the daemon says of it."""
+    ferry = ferries({"cloud": sandbox.url}).start()
+    good = ferry.config.read_text()
+    ferry.config.write_text(good + "wotch: 3\n")
+    code, out, err = run(ferry, "reload")
+    assert (code, out) == (1, "")
+    assert "wotch" in err and "did you mean" in err, err
+    ferry.config.write_text(good)
+    assert run(ferry, "reload")[0] == 0
+
+
+# ---- What it takes ----
+
+def test_files_by_bare_words(ferries, sandbox):
+    ferry = ferries({"cloud": sandbox.url})
+    sop = dicom.write(ferry.inbox / "one.dcm", study=STUDY)
+    dicom.write(ferry.inbox / "two.dcm")
+    ferry.start()
+    ferry.wait_settled(2)
+    here = str(ferry.inbox)
+    for words, where in (([STUDY], None), ([sop], None), ([f"{here}/one.dcm"], None), (["one.dcm"], here),
+                         (["--path", "./one.dcm"], here), (["--path", "inbox/../inbox/one.dcm"], str(ferry.root)),
+                         (["--destination", "cloud", STUDY], None)):
+        code, out, err = run(ferry, "files", *words, cwd=where)
+        assert (code, err) == (0, ""), words
+        assert "one.dcm" in out and "two.dcm" not in out, (words, out)
+    assert len(ferry.ask("files", sop)) == 1
+    assert ferry.ask("files", "1.2.3") == []
+    assert run(ferry, "files", "1.2.3")[1] == "no files\n"
+
+
+def test_unexpected_words(ferries, sandbox):
+    ferry = ferries({"cloud": sandbox.url})  # it need not run
+    for words in (["status", "now"], ["files", "1.2", "3.4"], ["retry", "--all", "7"], ["hold", "7"], ["release", "x"],
+                  ["reload", "it"], ["doctor", "cloud"], ["check", "all"], ["status", "--wotch"], ["files", "--limit"]):
+        code, out, err = run(ferry, *words)
+        assert (code, out) == (2, ""), words
+        assert err.startswith(f"dcmferry {words[0]}: "), (words, err)
+    assert run(ferry, "nosuch")[0] == 2
+    assert run(ferry, "--nosuch")[0] == 2
+
+
+def test_common_options_anywhere(ferries, sandbox):
+    ferry = ferries({"cloud": sandbox.url})
+    missing = str(ferry.root / "missing.yaml")
+    for words in (["check", "--config", missing], ["check", f"--config={missing}"], ["-c", missing, "check"]):
+        code, _, err = run(ferry, *words)
+        assert code == 1 and err.startswith(f"{missing}: "), err
+        assert ":0:" not in err
+    code, out, err = run(ferry, "status", "--help")
+    assert (code, err) == (0, "") and "--watch" in out and "doctor" not in out
+    assert "--offset" in run(ferry, "--help")[1]
+    code, _, err = run(ferry, "status", "--config")
+    assert code == 2 and "missing" in err
+
+
+# ---- What it says ----
+
+def test_unknown_names(ferries, sandbox):
+    ferry = ferries({"cloud": sandbox.url, "spare": sandbox.url},
+                    routes=[{"name": "all", "to": ["cloud"]}])
+    dicom.write(ferry.inbox / "one.dcm", study=STUDY)
+    ferry.start()
+    ferry.wait_settled(1)
+    for act in ("retry", "hold", "release"):
+        for option, wrong, right in (("destination", "clod", "spare"), ("delivery", "999", "1"), ("file", "999", "1"),
+                                     ("study", "1.2.3", STUDY)):
+            code, out, err = run(ferry, act, f"--{option}", wrong)
+            assert (code, out) == (1, "") and f"no {option} " in err, (act, option, err)
+            code, out, err = run(ferry, act, f"--{option}", right)
+            assert (code, err) == (0, "") and out.startswith("0 "), (act, option, out, err)
+    code, out, _ = run(ferry, "hold", "--destination", "cloud")
+    assert code == 0 and "taken in later are sent" in out
+
+
+def test_files_tell_where_and_why(ferries, sandbox):
+    """Where a file went, and what its deliveries wait for, stand in the text."""
+    rejected, sent = "rejected", "sent"
+    ferry = ferries({"cloud": sandbox.url, "later": "http://127.0.0.1:9/"})
+    ferry.write_config({"cloud": sandbox.url, "later": "http://127.0.0.1:9/"},
+                       [{"name": "sr", "match": {"Modality": "SR"}, "to": "later"}, {"name": "all", "to": "cloud"}],
+                       {"rejected": str(ferry.root / rejected), "after_upload": {"move": str(ferry.root / sent)}})
+    (ferry.inbox / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 500)
+    dicom.write(ferry.inbox / "good.dcm")
+    dicom.write(ferry.inbox / "held.dcm", modality="SR")
+    ferry.start()
+    ferry.wait(lambda: len(ferry.files()) == 3 and not (ferry.inbox / "good.dcm").exists()
+               and not (ferry.inbox / "bad.dcm").exists(), 60, "the files to be put away")
+    ferry.wait(lambda: run(ferry, "files")[1].count("moved to") == 2, 30, "where they went to be written down")
+    out = run(ferry, "files")[1]
+    assert f"moved to {ferry.root / rejected}/" in out and f"moved to {ferry.root / sent}/" in out, out
+    ferry.wait(lambda: ferry.ask("hold", "--destination", "later") and ferry.fates()["held.dcm"] == "held", 30, "a hold")
+    assert f"(held)  {ferry.inbox}/held.dcm" in run(ferry, "files", "held.dcm", cwd=ferry.inbox)[1]
+    assert "1 try)" in out and "1 tries" not in out
+
+
+def test_watch_into_a_pipe(ferries, sandbox):
+    ferry = ferries({"cloud": sandbox.url}).start()
+    with subprocess.Popen([ferry.command, "--config", ferry.config, "status", "--watch"], stdout=subprocess.PIPE) as p:
+        lines = [p.stdout.readline() for _ in range(8)]  # more than one look
+        p.terminate()
+    assert all(b"\033" not in line for line in lines) and b"" not in lines
