@@ -1,5 +1,6 @@
 /* dcmferry check: every fault of the configuration, and what the service's user may do with the
  * keys and folders it names. */
+#include "base/fsutil.h"
 #include "config/config.h"
 #include "dcmferry.h"
 #include "drop_in.h"
@@ -43,7 +44,7 @@ static int check_folder(const char *what, const char *path, enum access to, cons
     const char *fault = NULL;
     if (faccessat(AT_FDCWD, path, R_OK | X_OK, AT_EACCESS) != 0) {
         if (errno == ENOENT && to != TO_READ) { /* what is above it was looked at */
-            printf("%s %s: good, is not there yet and will be made\n", what, path);
+            printf("%s %s: is not there yet\n", what, path);
             return 0;
         }
         fault = strerror(errno);
@@ -83,29 +84,44 @@ static int check_folders(const struct config *c, const char *user)
     return faults;
 }
 
-static void print_faults(const char *path, const struct config_faults *faults)
+static void print_fault(const char *path, const struct config_fault *f)
 {
-    for (size_t i = 0; i < faults->n; i++) {
-        const struct config_fault *f = &faults->items[i];
-        if (f->mark.line > 0)
-            fprintf(stderr, "%s:%u:%u: %s\n", path, f->mark.line, f->mark.column, f->text);
-        else
-            fprintf(stderr, "%s: %s\n", path, f->text);
-    }
+    if (f->mark.line > 0)
+        fprintf(stderr, "%s:%u:%u: %s\n", path, f->mark.line, f->mark.column, f->text);
+    else
+        fprintf(stderr, "%s: %s\n", path, f->text);
+}
+
+/* Whether it is so here only: systemd makes the state folder and hands over credentials when it
+ * starts the service. */
+static bool is_systemds(const struct config *c, const char *fault)
+{
+    if (strstr(fault, "$CREDENTIALS_DIRECTORY is not set"))
+        return true;
+    return strncmp(fault, "state: cannot write in ", 23) == 0 &&
+           fsutil_path_within(c->state, DROP_IN_STATE) && access(DROP_IN_STATE, F_OK) != 0 &&
+           errno == ENOENT;
 }
 
 /* As who runs this: keys, certificates and folders. */
-static int look(const struct command_options *o, const struct config *c, const char *user)
+static bool look(const struct command_options *o, const struct config *c, const char *user)
 {
     struct config *again = NULL;
     struct config_faults faults = {0};
-    int rc = config_load(o->config_path, true, &again, &faults);
-    print_faults(o->config_path, &faults);
+    bool bad = config_load(o->config_path, true, &again, &faults) != 0 && faults.n == 0;
+    for (size_t i = 0; i < faults.n; i++) {
+        if (is_systemds(c, faults.items[i].text)) {
+            printf("not tried, as systemd sees to it: %s\n", faults.items[i].text);
+            continue;
+        }
+        print_fault(o->config_path, &faults.items[i]);
+        bad = true;
+    }
     config_faults_free(&faults);
     config_free(again);
-    int n = check_folders(c, user);
+    bad = check_folders(c, user) > 0 || bad;
     fflush(stdout);
-    return rc != 0 || n > 0;
+    return bad;
 }
 
 /* As the service's user where we may become it: what that user may is what counts. */
@@ -160,7 +176,8 @@ int command_check(const struct command_options *o, int argc, char **argv)
     struct config *config = NULL;
     struct config_faults faults = {0};
     int rc = config_load(o->config_path, false, &config, &faults);
-    print_faults(o->config_path, &faults);
+    for (size_t i = 0; i < faults.n; i++)
+        print_fault(o->config_path, &faults.items[i]);
     config_faults_free(&faults);
     if (rc != 0)
         return 1;

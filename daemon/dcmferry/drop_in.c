@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #define FILE_NAME "/etc/systemd/system/dcmferryd.service.d/drop-folders.conf"
-#define STATE     "/var/lib/dcmferry" /* StateDirectory of the unit we ship */
 
 struct paths {
     char **items;
@@ -133,7 +132,7 @@ static void look_at_unit(struct unit *u)
         return;
     }
     free_paths(&loaded.writable);
-    add_path(&u->writable, STATE);
+    add_path(&u->writable, DROP_IN_STATE);
 }
 
 static bool is_within(const struct paths *p, const char *path)

@@ -4,6 +4,8 @@
 
 #include "config/config.h"
 
+#define DROP_IN_STATE "/var/lib/dcmferry" /* StateDirectory of the unit we ship */
+
 /* Whether the service removes, renames or moves files of that drop folder. */
 bool drop_in_writes_sources(const struct config_watch *w);
 /* The part of the folder that files are moved to which is the same for all; NULL: none, or out of

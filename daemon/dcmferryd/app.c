@@ -343,8 +343,11 @@ static char *faults_text(const struct app *a)
         return NULL;
     fprintf(f, "the new configuration is refused, the old one stays in force:\n");
     for (size_t i = 0; i < a->faults.n; i++)
-        fprintf(f, "%s:%u:%u: %s\n", a->options.config_path, a->faults.items[i].mark.line,
-                a->faults.items[i].mark.column, a->faults.items[i].text);
+        if (a->faults.items[i].mark.line > 0)
+            fprintf(f, "%s:%u:%u: %s\n", a->options.config_path, a->faults.items[i].mark.line,
+                    a->faults.items[i].mark.column, a->faults.items[i].text);
+        else
+            fprintf(f, "%s: %s\n", a->options.config_path, a->faults.items[i].text);
     fclose(f);
     return text;
 }

@@ -1,4 +1,5 @@
 """dcmferry, as people use it: what it takes, what it says, and with which exit status."""
+import json
 import os
 import pathlib
 import pwd
@@ -160,3 +161,112 @@ def test_watch_into_a_pipe(ferries, sandbox):
         lines = [p.stdout.readline() for _ in range(8)]  # more than one look
         p.terminate()
     assert all(b"\033" not in line for line in lines) and b"" not in lines
+
+
+# ---- check ----
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user reaches; those of a test are its own user's."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="dcmferry-check-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+class Checked:
+    """A configuration below `folder` whose service's user is `nobody`."""
+
+    def __init__(self, build, folder, watch=None, destination=None):
+        self.command = build / "daemon/dcmferry/dcmferry"
+        self.environment = dict(os.environ)
+        self.folder = folder
+        self.config, self.inbox, self.state = folder / "c.yaml", folder / "inbox", folder / "state"
+        self.key = folder / "key"
+        self.key.write_text("a-key")
+        self.key.chmod(0o600)
+        for made in (self.inbox, self.state):
+            made.mkdir(mode=0o755)
+        self.nobody(self.key, self.inbox, self.state)
+        key = {"file": str(self.key)}
+        options = dict({"type": "postdicom", "router": "https://router.example/", "account_key": key, "api_key": key},
+                       **(destination or {}))
+        self.config.write_text(json.dumps({"state": str(self.state), "watch": [dict({"path": str(self.inbox)}, **(watch or {}))],
+                                           "destinations": {"cloud": options}, "routes": [{"name": "all", "to": "cloud"}]}))
+        self.config.chmod(0o644)
+
+    def nobody(self, *paths):
+        for path in paths:
+            shutil.chown(path, "nobody")
+
+    def check(self, user="nobody"):
+        return run(self, "check", "--user", user)
+
+
+@as_root
+def test_check_reads_keys_as_the_service(build, open_folder):
+    (open_folder / "tls.key").write_text("x")
+    (open_folder / "tls.key").chmod(0o600)
+    secret = {"file": str(open_folder / "key")}
+    checked = Checked(build, open_folder, destination={
+        "proxy": "http://proxy.example:3128", "proxy_user": "u", "proxy_password": secret,
+        "client_cert": str(open_folder / "c.yaml"), "client_key": str(open_folder / "tls.key")})
+    code, out, err = checked.check()
+    assert code == 1 and "client_key" in err and "account_key" not in err, (out, err)
+    checked.nobody(open_folder / "tls.key")
+    assert checked.check()[::2] == (0, "")
+    shutil.chown(checked.key, "root")
+    code, out, err = checked.check()
+    assert code == 1 and all(key in err for key in ("account_key", "api_key", "proxy_password")), err
+    assert checked.check("root")[0] == 0
+
+
+@as_root
+def test_check_tries_every_folder_as_the_service(build, open_folder):
+    moved, rejected = open_folder / "moved", open_folder / "rejected"
+    checked = Checked(build, open_folder, {"after_upload": {"move": f"{moved}/{{StudyDate}}"}, "rejected": str(rejected)})
+    code, out, err = checked.check()
+    assert code == 1 and "rejected" in err and "after_upload.move" in err, (out, err)  # who should make them?
+    shutil.chown(open_folder, "nobody")
+    assert checked.check()[::2] == (0, "")  # the daemon makes them itself
+    for folder in (moved, rejected, checked.state, checked.inbox):
+        folder.mkdir(exist_ok=True)
+        shutil.chown(folder, "root")
+        code, out, err = checked.check()
+        assert code == 1 and f"{folder}: files in it cannot be made" in out, (folder, out, err)
+        checked.nobody(folder)
+    assert checked.check()[::2] == (0, "")
+    assert not list(checked.inbox.iterdir()) and not list(moved.iterdir())
+
+
+def test_check_without_the_user(build, open_folder):
+    checked = Checked(build, open_folder) if os.geteuid() == 0 else pytest.skip("needs root")
+    code, out, err = checked.check("nosuchuser")
+    assert code == 1 and "no user 'nosuchuser'" in err and "systemd-sysusers" in err, (out, err)
+
+
+@as_root
+def test_check_leaves_to_systemd_what_it_does(build, open_folder):
+    """Credentials are there only when systemd starts the service."""
+    checked = Checked(build, open_folder, destination={"api_key": {"credential": "api_key"}})
+    checked.environment.pop("CREDENTIALS_DIRECTORY", None)
+    code, out, err = checked.check()
+    assert (code, err) == (0, "") and "systemd sees to it" in out, (out, err)
+
+
+@as_root
+def test_drop_in_lets_the_unit_start(build, open_folder):
+    """Folders are made first, quoted as the unit wants them, and hidden ones get a remark."""
+    odd = open_folder / "it's 100% \"sent\""
+    checked = Checked(build, open_folder, {"after_upload": {"move": str(odd / "{StudyDate}")}})
+    out = checked.check()[1]
+    folder = str(odd).replace("'", "'\\''")
+    assert f"install -d -o nobody -m 0750 '{folder}'" in out, out
+    unit = str(odd).replace("%", "%%").replace('"', "\"'\"'\"")
+    assert f'\nReadWritePaths="{unit}"\n' in out, out
+    assert f"\nReadWritePaths={checked.inbox}\n" in out
+    assert "/etc/systemd/system/dcmferryd.service.d/drop-folders.conf" in out
+    assert "systemctl daemon-reload && systemctl restart dcmferryd" in out
+    assert "does not see" in out and "\nPrivateTmp=no\n" in out  # it lies below /tmp
+    odd.mkdir()
+    assert "install -d" not in checked.check()[1]
