@@ -208,6 +208,7 @@ struct journal {
     bool unchecked;               /* and has not ended well yet */
     bool changed;                 /* since the last backup */
     bool housekeeping_due;        /* since it was last idle for a while */
+    bool no_space;                /* a change did not fit on the disk */
     uint64_t backup_at_ms;        /* monotonic: when the next one is due, if changed */
     struct journal_queue backups; /* operations that wait for the backup */
 };

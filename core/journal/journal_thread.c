@@ -194,6 +194,22 @@ static void refuse_all(struct journal_op *group, const struct err *e, bool reads
             fail(op, e);
 }
 
+static void housekeeping(struct journal *j)
+{
+    j->housekeeping_due = false;
+    sqlite3_wal_checkpoint_v2(j->db.sqlite, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_db_release_memory(j->db.sqlite);
+}
+
+/* The disk was full: until all was quiet once, what room there is goes to emptying the log, which
+ * gives back much more. Else the log would take it, and those who try again every second would keep
+ * the thread from its quiet time. */
+static void make_room(struct journal *j)
+{
+    if (j->no_space && j->background.kind == JOURNAL_BACKGROUND_NONE)
+        housekeeping(j);
+}
+
 static void run_group(struct journal *j, struct journal_op *group)
 {
     bool reads = true;
@@ -208,6 +224,8 @@ static void run_group(struct journal *j, struct journal_op *group)
     }
     for (struct journal_op *op = group; op != NULL; op = op->next)
         reads &= journal_kinds[op->kind].reads;
+    if (!reads)
+        make_room(j);
     rc = transact(j, group, reads, &e);
     if (rc == 0) {
         if (sqlite3_total_changes64(j->db.sqlite) != before) {
@@ -218,6 +236,7 @@ static void run_group(struct journal *j, struct journal_op *group)
         reset_all(group);
         if (rc == ERR_DAMAGED)
             set_damaged(j, &e);
+        j->no_space = j->no_space || rc == ERR_NOSPACE;
         refuse_all(group, &e, true);
         for (struct journal_op *op = group; op != NULL && !j->damaged && !reads; op = op->next)
             if (journal_kinds[op->kind].reads) {
@@ -345,13 +364,6 @@ static uint64_t sleep_ms(const struct journal *j)
     return ms;
 }
 
-static void housekeeping(struct journal *j)
-{
-    j->housekeeping_due = false;
-    sqlite3_wal_checkpoint_v2(j->db.sqlite, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-    sqlite3_db_release_memory(j->db.sqlite);
-}
-
 /* Waits for something to do; true when there is nothing any more and the journal is to close. */
 static bool wait_for_work(struct journal *j, struct journal_op **group, struct journal_queue *asked,
                           bool *reap)
@@ -372,8 +384,10 @@ static bool wait_for_work(struct journal *j, struct journal_op **group, struct j
     j->background.finished = false;
     end = j->closing && *group == NULL;
     uv_mutex_unlock(&j->mutex);
-    if (idle && *group == NULL && housekeeping_may(j))
+    if (idle && *group == NULL && housekeeping_may(j)) {
         housekeeping(j);
+        j->no_space = false;
+    }
     return end;
 }
 
