@@ -11,6 +11,8 @@ import pytest
 import dicom
 from ferry import ferries  # noqa: F401
 
+# Kilobytes: more than the journal's log takes until its checkpoint (16 MiB), so that it never fills the disk by itself.
+ROOMY = 32 * 1024
 PAUSED, RESUMED = "local trouble: what it concerns is paused", "the local trouble is over"
 
 
@@ -82,7 +84,7 @@ def emptied(path):
 
 def test_the_state_folder_is_full(sandbox, ferries, small_disks):
     ferry = ferries({"cloud": {"router": sandbox.url, "connections": 2}}, watch={"settle": "200ms"}, log_level="info")
-    small_disks(ferry.state, 4096)
+    small_disks(ferry.state, ROOMY)
     drops = Drops(ferry)
     drops.drop(10)
     ferry.start()
@@ -107,11 +109,30 @@ def test_the_state_folder_is_full(sandbox, ferries, small_disks):
     assert (said(ferry, PAUSED), said(ferry, RESUMED)) == (1, 1), ferry.log()[-3000:]
 
 
+def test_a_little_room_is_enough(sandbox, ferries, small_disks):
+    """The journal's log gives back what it took, rather than taking what room there comes."""
+    ferry = ferries({"cloud": {"router": sandbox.url, "connections": 2}}, watch={"settle": "200ms"}, log_level="info")
+    small_disks(ferry.state, ROOMY)
+    ferry.start()
+    drops = Drops(ferry)
+    log = ferry.state / "journal.db-wal"
+    for part in range(50):
+        drops.drop(10, f"a{part}")
+        ferry.wait_settled(len(drops.sums))
+        if log.stat().st_size > 1_500_000:
+            break
+    filler = fill(ferry.state)
+    drops.drop(60, "b")
+    ferry.wait(lambda: trouble(ferry), 30, "the trouble to be told")
+    os.truncate(filler, filler.stat().st_size - 600_000)
+    drops.check(sandbox)
+
+
 def test_it_fills_up_while_files_flow(sandbox, ferries, small_disks):
     """Again and again, at whatever is being written; the sources go when they are delivered, not before."""
     ferry = ferries({"cloud": {"router": sandbox.url, "connections": 4}}, log_level="info",
                     watch={"settle": "200ms", "after_upload": "delete"})
-    small_disks(ferry.state, 24 * 1024)  # more than the journal's log takes until its checkpoint
+    small_disks(ferry.state, ROOMY)
     ferry.start()
     drops = Drops(ferry)
     for i in range(4):
