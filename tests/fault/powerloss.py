@@ -328,6 +328,7 @@ def name_syncs(records, disk, program, source):
             before = name
             continue
         function, _, line = next(place for place in own if place[0] not in SYNCS)
+        assert (function, line) in calls, f"no fsync in {function}, line {line}: the build is not that of these sources"
         caller = next(place[0] for place in own if place[1] != "fsutil.c" and place[0] != PUBLISH)
         names[i] = f"{calls[function, line]} < {caller}"
     return names
