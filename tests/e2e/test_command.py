@@ -155,6 +155,16 @@ def test_files_tell_where_and_why(ferries, sandbox):
     assert "1 try)" in out and "1 tries" not in out
 
 
+def test_conflict_is_visible(ferries, sandbox):
+    ferry = ferries({"cloud": sandbox.url}).start()
+    sop = dicom.write(ferry.inbox / "first.dcm", study=STUDY, series="1.2.3.4", seed=1)
+    ferry.wait_settled(1)
+    dicom.write(ferry.inbox / "other.dcm", study=STUDY, series="1.2.3.4", sop=sop, seed=2)
+    ferry.wait(lambda: ferry.fates().get("other.dcm") == "conflict", 60, "the conflict")
+    out = run(ferry, "files", STUDY)[1]
+    assert f"queued (conflict)  {ferry.inbox}/other.dcm" in out and f"delivered  {ferry.inbox}/first.dcm" in out, out
+
+
 def test_watch_into_a_pipe(ferries, sandbox):
     ferry = ferries({"cloud": sandbox.url}).start()
     with subprocess.Popen([ferry.command, "--config", ferry.config, "status", "--watch"], stdout=subprocess.PIPE) as p:

@@ -353,7 +353,7 @@ static void test_prune(void **state)
 static void test_retry_rejected(void **state)
 {
     struct fixture *f = *state;
-    struct journal_act_on act = {.act = JOURNAL_RETRY, .study = "8.8"};
+    struct journal_act_on act = {.act = JOURNAL_RETRY, .study = "8.8"}; /* known to no one */
     uint64_t id = deliver(f, "/in/0", "1.0");
 
     admit_as(f, "/in/1", FILE_REJECTED);
@@ -361,12 +361,24 @@ static void test_retry_rejected(void **state)
     admit_as(f, "/in/3", FILE_REJECTED);
     assert_int_equal(fixture_do(f, act_on, &act), 0);
     assert_int_equal(act.changed, 0);
+    assert_string_equal(act.unknown, "study");
     act = (struct journal_act_on){.act = JOURNAL_RETRY, .destination = "cloud"};
     assert_int_equal(fixture_do(f, act_on, &act), 0);
     assert_int_equal(act.changed, 0);
+    assert_null(act.unknown);
+    act = (struct journal_act_on){.act = JOURNAL_RETRY, .destination = "clod"};
+    assert_int_equal(fixture_do(f, act_on, &act), 0);
+    assert_string_equal(act.unknown, "destination");
+    act = (struct journal_act_on){.act = JOURNAL_HOLD, .file_id = id, .delivery_id = 99};
+    assert_int_equal(fixture_do(f, act_on, &act), 0);
+    assert_string_equal(act.unknown, "delivery");
+    act = (struct journal_act_on){.act = JOURNAL_RETRY, .file_id = 99};
+    assert_int_equal(fixture_do(f, act_on, &act), 0);
+    assert_string_equal(act.unknown, "file");
     act = (struct journal_act_on){.act = JOURNAL_RETRY, .file_id = 2};
     assert_int_equal(fixture_do(f, act_on, &act), 0);
     assert_int_equal(act.changed, 1);
+    assert_null(act.unknown);
     assert_int_equal(seen(f, "/in/1"), JOURNAL_UNKNOWN);
     act = (struct journal_act_on){.act = JOURNAL_RETRY};
     assert_int_equal(fixture_do(f, act_on, &act), 0);
