@@ -371,7 +371,12 @@ static int unlink_copied(const char *from, const struct stat *st, struct err *e)
 static int move_by_copy(const char *from, const char *to, struct err *e)
 {
     char parent[PATH_MAX], temporary[PATH_MAX], name[80];
-    int r = parent_of(to, parent, e);
+    int r = parent_of(from, parent, e);
+    /* Where the source cannot be removed, a copy would only fill the other file system. */
+    if (r == 0 && access(parent, W_OK | X_OK) != 0)
+        r = err_set_errno(e, errno, "cannot remove the file to move");
+    if (r == 0)
+        r = parent_of(to, parent, e);
     if (r < 0)
         return r;
     int fd = open(from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
