@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 
 #define GROUP_MAX 2048
@@ -199,6 +200,8 @@ static void housekeeping(struct journal *j)
     j->housekeeping_due = false;
     sqlite3_wal_checkpoint_v2(j->db.sqlite, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     sqlite3_db_release_memory(j->db.sqlite);
+    /* Else what the burst took stays with the process, in this thread's arena and the loop's. */
+    malloc_trim(0);
 }
 
 /* The disk was full: until all was quiet once, what room there is goes to emptying the log, which

@@ -6,6 +6,7 @@
 #include "worker/job.h"
 
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 /* Each drop folder may have six jobs hang with its mount (pipeline.c); some threads are left then
  * for the others. */
 #define POOL_THREADS_PER_WATCH 6
-#define POOL_THREADS_BESIDE    6
+#define POOL_THREADS_BESIDE    3
 #define POOL_THREADS_MAX       128
 
 static const char usage[] =
@@ -87,6 +88,8 @@ static int serve(const struct app_options *options, struct config *config)
     uv_loop_t loop;
     struct signals signals = {0};
     struct err e = {0};
+    /* Most threads allocate next to nothing: an arena each is a waste. */
+    mallopt(M_ARENA_MAX, 2);
     size_t threads = config->n_watches * POOL_THREADS_PER_WATCH + POOL_THREADS_BESIDE;
     job_setup(threads < POOL_THREADS_MAX ? (unsigned)threads : POOL_THREADS_MAX);
     if (uv_loop_init(&loop) != 0) {
