@@ -10,9 +10,9 @@
 
 #include <uthash.h>
 
-#define INTAKE_ACTIVE_MAX                                                                          \
-    64 /* files of a drop folder being opened, read and admitted at a time                         \
-        */
+/* Files of a drop folder being opened, read and admitted at a time: a batch of the watch. The more
+ * there are, the more one commit serves. */
+#define INTAKE_ACTIVE_MAX   WATCH_BATCH
 #define INTAKE_SETTLING_MAX 4096 /* files waiting to become whole */
 
 struct intake_batch {

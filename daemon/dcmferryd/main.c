@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #define POOL_THREADS_PER_WATCH 6
 #define POOL_THREADS_BESIDE    3
 #define POOL_THREADS_MAX       128
+#define FILES_WANTED           65536
 
 static const char usage[] =
     "Usage: dcmferryd [--config FILE] [--check] [--once] [--version]\n"
@@ -83,11 +85,22 @@ static void close_handle(uv_handle_t *handle, void *ctx)
         uv_close(handle, NULL);
 }
 
+/* Some hundred files of each drop folder may be open at a time. */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= FILES_WANTED)
+        return;
+    limit.rlim_cur = limit.rlim_max < FILES_WANTED ? limit.rlim_max : FILES_WANTED;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static int serve(const struct app_options *options, struct config *config)
 {
     uv_loop_t loop;
     struct signals signals = {0};
     struct err e = {0};
+    raise_file_limit();
     /* Most threads allocate next to nothing: an arena each is a waste. */
     mallopt(M_ARENA_MAX, 2);
     size_t threads = config->n_watches * POOL_THREADS_PER_WATCH + POOL_THREADS_BESIDE;
