@@ -307,7 +307,8 @@ def test_through_a_proxy(sandboxes, ferries, certificates, proxy, tls, password)
             assert ferry.ask("reload")["ok"]
             error = wait_health(ferry, "refuses")["error"]
             assert "proxy" in error or "access refused" in error, error
-            assert not cloud.held() and ferry.status()["files"]["queued"] == 7
+            ferry.wait(lambda: ferry.status()["files"]["queued"] == 7, 30, "all files to be taken in")
+            assert not cloud.held()
         secret.write_text(password)
         assert ferry.ask("reload")["ok"]
     wait_delivered(ferry, cloud, sums)
