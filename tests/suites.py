@@ -17,7 +17,7 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 JOBS = os.cpu_count() or 2
-SUITES = ["layers", "format", "unit", "tsan", "fuzz", "e2e", "fault"]
+SUITES = ["layers", "format", "unit", "release", "tsan", "fuzz", "e2e", "fault"]
 FUZZ_SECONDS, FUZZ_SOAK_SECONDS = 20, 1800
 SANITIZERS = {
     # A leak, an overflow or undefined behaviour ends the program, so that its test fails.
@@ -158,6 +158,26 @@ def unit():
         meson_test(folder, "unit", "unit")
 
 
+def release():
+    """What sanitizers forbid: the worker's seccomp filter, Landlock and limits, and memory as it is at the user's."""
+    folder = build("plain", ["-Dbuildtype=release", "-Dtests=enabled"], targets=False)
+    if not folder:
+        return
+    meson_test(folder, "release", "release")
+    if build_programs(folder, "plain"):
+        pytest("release-e2e", 10, folder, [ROOT / "tests/e2e"], chosen="large_file_in_little or real_files_all")
+
+
+def build_programs(folder, name):
+    programs = [folder / "daemon" / p for p in ("dcmferryd/dcmferryd", "dcmferry/dcmferry", "sandbox/dcmferry-sandbox",
+                                                "dcmferry-dicom/dcmferry-dicom")]
+    log = BUILD / f"{name}.log"
+    if run(["ninja", "-C", folder, *[p.relative_to(folder) for p in programs]], log, 1200) != 0:
+        build_failed(name, log)
+        return False
+    return True
+
+
 def tsan():
     folder = build("tsan", ["-Dbuildtype=debugoptimized", "-Db_sanitize=thread", "-Db_lundef=false",
                             "-Dtests=enabled"], targets=False)
@@ -168,11 +188,7 @@ def tsan():
     if subprocess.run([*fixed, "true"], capture_output=True).returncode != 0:
         fixed = []
     meson_test(folder, "tsan", "tsan", fixed)
-    programs = [folder / "daemon" / p for p in ("dcmferryd/dcmferryd", "dcmferry/dcmferry", "sandbox/dcmferry-sandbox",
-                                                "dcmferry-dicom/dcmferry-dicom")]
-    log = BUILD / "tsan.log"
-    if run(["ninja", "-C", folder, *[p.relative_to(folder) for p in programs]], log, 1200) != 0:
-        build_failed("tsan", log)
+    if not build_programs(folder, "tsan"):
         return
     pytest("tsan-kill", 10, folder, [ROOT / "tests/e2e/test_kill.py"], fixed, {"DCMFERRY_KILLS": "6"})
 
@@ -231,10 +247,9 @@ def start_fuzzer(program, seconds):
 
 # ---- Python tests ----
 
-def pytest(name, minutes, folder=None, tests=None, prefix=(), more=None):
+def pytest(name, minutes, folder=None, tests=(), prefix=(), more=None, chosen=None):
     folder = folder or build_test()
-    tests = tests or [ROOT / "tests" / name]
-    if not folder or not any(t.is_file() or any(t.rglob("test_*.py")) for t in tests):
+    if not folder:
         return
     log, results = BUILD / f"{name}-tests.log", BUILD / f"{name}.xml"
     results.unlink(missing_ok=True)
@@ -243,9 +258,7 @@ def pytest(name, minutes, folder=None, tests=None, prefix=(), more=None):
     if soak:
         environment["DCMFERRY_SOAK"] = "1"
     status = run([*prefix, "/usr/bin/python3", "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider", f"--junitxml={results}",
-                  "--durations=10"], log, minutes * 60 * (60 if soak else 1), environment)
-    if status == 5: # nothing collected
-        return
+                  "--durations=10", *(["-k", chosen] if chosen else [])], log, minutes * 60 * (60 if soak else 1), environment)
     passed = failed = skipped = 0
     if results.exists():
         for suite in xml.etree.ElementTree.parse(results).getroot().iter("testsuite"):
@@ -260,12 +273,16 @@ def pytest(name, minutes, folder=None, tests=None, prefix=(), more=None):
     report(name, passed, failed, skipped)
 
 
+FAULTS = [ROOT / "tests/e2e" / f"test_{name}.py" for name in ("disk", "faults", "kill", "power")]
+
+
 def e2e():
-    pytest("e2e", 15)
+    pytest("e2e", 15, tests=sorted(set((ROOT / "tests/e2e").glob("test_*.py")) - set(FAULTS)))
 
 
 def fault():
-    pytest("fault", 15)
+    """Full disks, servers that misbehave, kill -9, lost power."""
+    pytest("fault", 15, tests=FAULTS)
 
 
 # ---- The sources themselves ----
