@@ -109,6 +109,9 @@ int journal_db_open(struct journal_db *db, const char *path, int cache_kib, stru
         return rc;
     }
     sqlite3_extended_result_codes(db->sqlite, 1);
+    /* What is found damaged is closed as it is: a checkpoint would write into it, and take away the
+     * log, which may hold what is to be recovered. */
+    sqlite3_db_config(db->sqlite, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     sqlite3_busy_timeout(db->sqlite, 2000);
     snprintf(cache, sizeof(cache), "PRAGMA cache_size = -%d;", cache_kib);
     rc = journal_db_exec(db, cache, e);
@@ -137,6 +140,11 @@ int journal_db_close(struct journal_db *db, struct err *e)
     }
     db->sqlite = NULL;
     return rc;
+}
+
+void journal_db_trust(struct journal_db *db)
+{
+    sqlite3_db_config(db->sqlite, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
 }
 
 int journal_db_exec(struct journal_db *db, const char *sql, struct err *e)

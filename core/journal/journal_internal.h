@@ -44,6 +44,8 @@ struct journal_value journal_blob(const void *data, size_t size); /* NULL: NULL 
 /* Opens an existing file. `cache_kib` bounds the page cache. */
 int journal_db_open(struct journal_db *db, const char *path, int cache_kib, struct err *e);
 int journal_db_close(struct journal_db *db, struct err *e);
+/* It is known to be good: closing it empties its log, which stays beside it otherwise. */
+void journal_db_trust(struct journal_db *db);
 /* Runs SQL without results or parameters, several statements too. */
 int journal_db_exec(struct journal_db *db, const char *sql, struct err *e);
 /* The ERR_ code of a SQLite result, with the message in *e. */

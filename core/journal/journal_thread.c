@@ -405,10 +405,13 @@ static int finish(struct journal *j, struct journal_queue *asked)
     }
     err_set(&e, ERR_CANCELED, "journal: it is closing");
     backups_done(j, asked, ERR_CANCELED, &e);
-    if (j->damaged)
+    if (j->damaged) {
         rc = ERR_DAMAGED;
-    else if (!j->unchecked) /* else the next start checks */
+    } else if (!j->unchecked) { /* else the next start checks */
         rc = journal_meta_set(&j->db, "clean", 1, &e);
+        if (rc == 0)
+            journal_db_trust(&j->db);
+    }
     if (journal_db_close(&j->db, &e) != 0 && rc == 0)
         rc = ERR_IO;
     return rc;

@@ -234,6 +234,85 @@ static void test_damage_found_by_check(void **state)
     fixture_check_counts(f);
 }
 
+/* What is in `name`; malloc'ed. */
+static char *contents(struct fixture *f, const char *name, size_t *size)
+{
+    const char *path = fixture_path(f, name);
+    off_t length = size_of(path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char *data = malloc(length > 0 ? (size_t)length : 1);
+
+    assert_true(fd >= 0 && length >= 0);
+    assert_non_null(data);
+    assert_int_equal(read(fd, data, (size_t)length), length);
+    close(fd);
+    *size = (size_t)length;
+    return data;
+}
+
+/* Opening found it damaged, with commits in its log alone: both are set aside byte for byte. */
+static void test_log_of_damaged_is_kept(void **state)
+{
+    struct fixture *f = *state;
+    char name[320], *before[2], *after[2];
+    size_t size_before[2], size_after[2];
+    int64_t page;
+
+    admit_many(f, 0, 50);
+    /* A page of the schema: opening reads it, and nothing has written it since it was made. */
+    page = fixture_number(f, "SELECT max(pageno) FROM dbstat WHERE name = 'sqlite_schema'");
+    assert_int_not_equal(page, 1);
+    fixture_close(f);
+    assert_int_equal(fixture_open(f), 0);
+    admit_many(f, 50, 80);
+    fixture_crash(f);
+    admit_many(f, 80, 90);
+    overwrite(fixture_path(f, "journal.db"), (off_t)(page - 1) * 4096, 4096);
+    before[0] = contents(f, "journal.db", &size_before[0]);
+    before[1] = contents(f, "journal.db-wal", &size_before[1]);
+    assert_true(size_before[1] > 32);
+    /* As a crash would leave it. */
+    fixture_close(f);
+    for (size_t i = 0; i < 2; i++) {
+        const char *path = fixture_path(f, i == 0 ? "journal.db" : "journal.db-wal");
+        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+        assert_true(fd >= 0);
+        assert_int_equal(write(fd, before[i], size_before[i]), size_before[i]);
+        close(fd);
+    }
+    assert_int_equal(fixture_open(f), 0);
+    assert_true(f->opened.restored);
+    snprintf(name, sizeof(name), "%s-wal", f->opened.set_aside);
+    after[0] = contents(f, f->opened.set_aside, &size_after[0]);
+    after[1] = contents(f, name, &size_after[1]);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(size_after[i], size_before[i]);
+        assert_memory_equal(after[i], before[i], size_before[i]);
+        free(before[i]);
+        free(after[i]);
+    }
+}
+
+/* Damage found while it runs: what was committed since the last checkpoint stays in the log. */
+static void test_log_is_kept_when_damage_is_found(void **state)
+{
+    struct fixture *f = *state;
+    struct journal_backup b = {0};
+    size_t size;
+    char *log;
+
+    admit_many(f, 0, 300);
+    damage_rows(f);
+    assert_int_equal(fixture_open(f), 0); /* closed cleanly: no check */
+    admit_many(f, 300, 310);
+    assert_int_equal(fixture_do(f, backup, &b), ERR_DAMAGED);
+    fixture_close(f);
+    log = contents(f, "journal.db-wal", &size);
+    assert_true(size > 32); /* a header and frames */
+    free(log);
+}
+
 /* A damaged journal does not become the backup. */
 static void test_damage_found_by_backup(void **state)
 {
@@ -435,6 +514,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nothing_to_restore, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage_found_by_check, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage_found_by_backup, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_of_damaged_is_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_log_is_kept_when_damage_is_found, setup, teardown),
         cmocka_unit_test_setup_teardown(test_crash_while_restoring, setup, teardown),
         cmocka_unit_test_setup_teardown(test_orphaned_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_second_opener, setup, teardown),
