@@ -165,7 +165,8 @@ def release():
         return
     meson_test(folder, "release", "release")
     if build_programs(folder, "plain"):
-        pytest("release-e2e", 10, folder, [ROOT / "tests/e2e"], chosen="large_file_in_little or real_files_all")
+        pytest("release-e2e", 15, folder, [ROOT / "tests/e2e"], more={"DCMFERRY_LARGE": "1"},
+               chosen="large_file_in_little or real_files_all")
 
 
 def build_programs(folder, name):

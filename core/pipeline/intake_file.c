@@ -274,16 +274,16 @@ static const char *attribute(uint32_t tag, void *ctx)
     return i >= 0 && (size_t)i < f->header.n_values ? f->header.values[i] : NULL;
 }
 
-/* Remembers what the decision binds, unless it is bound already. */
-static void bind_routes(struct intake_file *f, const char *key, const char *names, bool stale)
+/* Remembers what the decision binds, unless it is bound already, and to all of it. */
+static void bind_routes(struct intake_file *f, const char *key, const char *names, bool more)
 {
     struct binding_cache *cache = f->intake->bindings;
     if (!names || !key[0])
         return;
-    if (stale)
+    if (more)
         binding_forget(cache, key);
     if (binding_remember(cache, key, names))
-        f->bind[f->n_bind++] = (struct journal_bind){.key = key, .routes = names, .rebind = stale};
+        f->bind[f->n_bind++] = (struct journal_bind){.key = key, .routes = names, .rebind = more};
 }
 
 static void find_bindings(struct intake_file *f);
@@ -313,8 +313,6 @@ static void study_found(struct binding_lookup *l, int status, const char *routes
     }
     trouble_over(f->intake->env.trouble, &f->waiter);
     const struct config *c = f->intake->env.config;
-    bool stale_study = routes && !route_binds(c, routes, CONFIG_SCOPE_STUDY);
-    bool stale_series = f->bound_series && !route_binds(c, f->bound_series, CONFIG_SCOPE_SERIES);
     struct template_values values = {
         .attribute = attribute, .ctx = f, .relative_path = intake_relative(watch_of(f), f->path)};
     if (route_decide(c, &values, routes, f->bound_series, &f->decision) != 0) {
@@ -322,9 +320,11 @@ static void study_found(struct binding_lookup *l, int status, const char *routes
         settle_or_reject(f);
         return;
     }
+    bool more_study = routes && route_adds(routes, f->decision.bind_study);
+    bool more_series = f->bound_series && route_adds(f->bound_series, f->decision.bind_series);
     f->n_bind = 0;
-    bind_routes(f, f->study.key, f->decision.bind_study, stale_study);
-    bind_routes(f, f->series.key, f->decision.bind_series, stale_series);
+    bind_routes(f, f->study.key, f->decision.bind_study, more_study);
+    bind_routes(f, f->series.key, f->decision.bind_series, more_series);
     f->err = (struct err){0};
     admit(f);
 }

@@ -5,9 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool names_contain(const char *names, const char *name)
+static bool names_hold(const char *names, const char *name, size_t length)
 {
-    size_t length = strlen(name);
     for (const char *p = names; p && *p;) {
         size_t n = strcspn(p, "\n");
         if (n == length && memcmp(p, name, n) == 0)
@@ -17,6 +16,11 @@ static bool names_contain(const char *names, const char *name)
             p++;
     }
     return false;
+}
+
+static bool names_contain(const char *names, const char *name)
+{
+    return names_hold(names, name, strlen(name));
 }
 
 static int names_add(char **names, const char *name)
@@ -32,11 +36,16 @@ static int names_add(char **names, const char *name)
     return 0;
 }
 
-bool route_binds(const struct config *c, const char *names, enum config_scope scope)
+bool route_adds(const char *names, const char *more)
 {
-    for (size_t i = 0; names && i < c->n_routes; i++)
-        if (c->routes[i].scope == scope && names_contain(names, c->routes[i].name))
+    for (const char *p = more; p && *p;) {
+        size_t n = strcspn(p, "\n");
+        if (!names_hold(names, p, n))
             return true;
+        p += n;
+        if (*p)
+            p++;
+    }
     return false;
 }
 
@@ -70,22 +79,30 @@ static int take(const struct config *c, size_t index, const struct template_valu
     return 0;
 }
 
+/* Whether one of those names is a route that ends the walk: no other one comes in question then. */
+static bool is_settled(const struct config *c, const char *names, enum config_scope scope)
+{
+    for (size_t i = 0; names && i < c->n_routes; i++)
+        if (c->routes[i].scope == scope && !c->routes[i].all &&
+            names_contain(names, c->routes[i].name))
+            return true;
+    return false;
+}
+
 int route_decide(const struct config *c, const struct template_values *values,
                  const char *bound_study, const char *bound_series, struct route_decision *ret)
 {
     *ret = (struct route_decision){.fate = ROUTE_HELD};
-    /* A binding to routes that were all renamed or removed binds nothing. */
-    bool study = route_binds(c, bound_study, CONFIG_SCOPE_STUDY);
-    bool series = route_binds(c, bound_series, CONFIG_SCOPE_SERIES);
+    bool study = is_settled(c, bound_study, CONFIG_SCOPE_STUDY);
+    bool series = is_settled(c, bound_series, CONFIG_SCOPE_SERIES);
     bool limit_hit = false;
     for (size_t i = 0; i < c->n_routes; i++) {
         const struct config_route *r = &c->routes[i];
-        bool takes;
-        if (!r->reject && r->scope == CONFIG_SCOPE_STUDY && study)
-            takes = names_contain(bound_study, r->name);
-        else if (!r->reject && r->scope == CONFIG_SCOPE_SERIES && series)
-            takes = names_contain(bound_series, r->name);
-        else
+        bool by_study = !r->reject && r->scope == CONFIG_SCOPE_STUDY;
+        bool by_series = !r->reject && r->scope == CONFIG_SCOPE_SERIES;
+        bool takes = (by_study && names_contain(bound_study, r->name)) ||
+                     (by_series && names_contain(bound_series, r->name));
+        if (!takes && (r->all || !((by_study && study) || (by_series && series))))
             takes = match_test(r->match, values, &limit_hit);
         if (!takes)
             continue;

@@ -25,14 +25,15 @@ struct route_decision {
 };
 
 /* Walks the routes in order. A route with `scope: study` (or series) is taken when the study
- * (series) is bound to it, or, where nothing is bound yet (NULL, or no bound name exists any more),
- * when its conditions hold; rejecting routes and `scope: instance` go by their conditions alone.
- * The first taken one ends the walk unless it says `all: true`. Returns 0 or ERR_NOMEM; free with
- * route_decision_clear in either case. */
+ * (series) is bound to it, or else when its conditions hold and the study (series) is not yet bound
+ * to another one that ends the walk (a bound name that exists no more binds nothing); rejecting
+ * routes and `scope: instance` go by their conditions alone. The first taken one ends the walk
+ * unless it says `all: true`; such a one adds to what is bound, whenever its conditions hold.
+ * Returns 0 or ERR_NOMEM; free with route_decision_clear in either case. */
 int route_decide(const struct config *c, const struct template_values *values,
                  const char *bound_study, const char *bound_series, struct route_decision *ret);
-/* Whether any of those names (separated by '\n', NULL for none) is a route of that scope still. */
-bool route_binds(const struct config *c, const char *names, enum config_scope scope);
+/* Whether `more` holds a name that `names` does not. */
+bool route_adds(const char *names, const char *more);
 void route_decision_clear(struct route_decision *d);
 
 /* Whether any route has that scope: without, nothing is ever bound. */

@@ -158,6 +158,32 @@ static void all_goes_on_and_rejection_ends(void **state)
     config_free(c);
 }
 
+/* What only routes with `all: true` took so far is not bound to them alone. */
+static void a_copy_keeps_nothing_from_the_others(void **state)
+{
+    (void)state;
+    struct config *c = parse("  - {name: copy, match: {Modality: SR}, to: b, all: true}\n"
+                             "  - {name: ct, match: {Modality: CT}, to: a}\n"
+                             "  - {name: rest, match: {Modality: MR}, to: a}\n");
+    struct route_decision d;
+    decide(c, (struct sample){"SR", NULL}, "x", NULL, NULL, &d);
+    assert_string_equal(d.bind_study, "copy");
+    route_decision_clear(&d);
+    decide(c, (struct sample){"CT", NULL}, "x", "copy", NULL, &d);
+    assert_string_equal(d.bind_study, "copy\nct");
+    assert_true(route_adds("copy", d.bind_study));
+    assert_false(route_adds("ct\ncopy", d.bind_study));
+    route_decision_clear(&d);
+    decide(c, (struct sample){"MR", NULL}, "x", "copy\nct", NULL, &d);
+    assert_string_equal(d.bind_study, "copy\nct");
+    route_decision_clear(&d);
+    /* And the copy is made whichever instance comes first. */
+    decide(c, (struct sample){"SR", NULL}, "x", "ct", NULL, &d);
+    assert_string_equal(d.bind_study, "copy\nct");
+    route_decision_clear(&d);
+    config_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -166,6 +192,7 @@ int main(void)
         cmocka_unit_test(a_study_follows_its_first_instance),
         cmocka_unit_test(scopes),
         cmocka_unit_test(all_goes_on_and_rejection_ends),
+        cmocka_unit_test(a_copy_keeps_nothing_from_the_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
