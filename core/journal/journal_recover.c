@@ -15,9 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
-#define CACHE_KIB 6144
+#define CACHE_KIB     6144
+#define LOG_PAGES_MIN 64
+#define LOG_PAGES_MAX 4000 /* as journal_db_open has it */
 
 struct names {
     char db[PATH_MAX + 32], new_db[PATH_MAX + 32], backup[PATH_MAX + 32], mark[PATH_MAX + 32];
@@ -207,6 +210,23 @@ static int use_wal(struct journal_db *db, struct err *e)
     return 0;
 }
 
+/* On a small file system the log is emptied the earlier: a sixteenth of it is the log's. */
+static int limit_log(struct journal_db *db, const struct names *n, struct err *e)
+{
+    struct statvfs st;
+    char pragma[64];
+    uint64_t pages;
+
+    if (statvfs(n->db, &st) < 0)
+        return err_set_errno(e, errno, "journal: cannot look at the file system of the database");
+    pages = (uint64_t)st.f_blocks * st.f_frsize / 16 / 4096;
+    if (pages >= LOG_PAGES_MAX)
+        return 0;
+    snprintf(pragma, sizeof(pragma), "PRAGMA wal_autocheckpoint = %d",
+             pages < LOG_PAGES_MIN ? LOG_PAGES_MIN : (int)pages);
+    return journal_db_exec(db, pragma, e);
+}
+
 /* Opens and makes ready a journal.db that is in place. Everything here that meets damage says so.
  */
 static int open_database(struct journal_db *db, const struct names *n,
@@ -224,6 +244,8 @@ static int open_database(struct journal_db *db, const struct names *n,
     if (rc != 0)
         return rc;
     rc = use_wal(db, e);
+    if (rc == 0)
+        rc = limit_log(db, n, e);
     if (rc == 0)
         rc = journal_schema_update(db, e);
     if (rc == 0)

@@ -408,6 +408,7 @@ static int finish(struct journal *j, struct journal_queue *asked)
     if (j->damaged) {
         rc = ERR_DAMAGED;
     } else if (!j->unchecked) { /* else the next start checks */
+        make_room(j);
         rc = journal_meta_set(&j->db, "clean", 1, &e);
         if (rc == 0)
             journal_db_trust(&j->db);

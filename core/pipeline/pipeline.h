@@ -50,7 +50,8 @@ const char *pipeline_trouble(const struct pipeline *p);
 /* Whether that drop folder is there. */
 bool pipeline_watch_present(const struct pipeline *p, size_t index);
 
-/* Stops taking in, lets uploads finish until deadline_ms, writes every verdict; freed before cb. */
+/* Stops taking in, lets uploads finish until deadline_ms, writes every verdict (schedule.h); freed
+ * before cb. */
 void pipeline_close(struct pipeline *p, uint64_t deadline_ms, void (*cb)(void *ctx), void *ctx);
 
 #endif

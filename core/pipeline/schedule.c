@@ -14,6 +14,8 @@
     30000 /* a delivery whose drop folder is not there is tried again after that                   \
            */
 
+#define LATE_TRIES 3 /* of a verdict that cannot be written, while closing */
+
 /* One claimed delivery, until its verdict is on disk. */
 struct sending {
     struct schedule *schedule;
@@ -26,6 +28,7 @@ struct sending {
     struct root_look root;
     size_t watch;
     bool gone; /* with its drop folder: it has not vanished */
+    unsigned late_tries;
     struct trouble_waiter waiter;
     struct sending *prev, *next; /* in `ready` until handed to the destination */
 };
@@ -99,6 +102,11 @@ static bool verdict_failed(struct sending *x, int status, const struct err *e)
         return false;
     }
     if (err_class(status) == ERR_CLASS_LOCAL && status != ERR_DAMAGED) {
+        if (x->schedule->closing && x->late_tries++ == LATE_TRIES) {
+            log_notice("a verdict cannot be written: the next start asks the destination",
+                       LOG_UINT("delivery", x->row->id), LOG_STR("reason", e->text));
+            return false; /* the row stays `sending` */
+        }
         x->waiter.again = verdict_again;
         trouble_wait(x->schedule->env.trouble, &x->waiter, e);
         return true;

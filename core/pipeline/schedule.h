@@ -40,7 +40,8 @@ const char *schedule_why(const struct schedule *s);
 /* Claimed deliveries that are not yet settled. */
 size_t schedule_in_flight(const struct schedule *s);
 /* Gives back what is not begun, lets the rest finish until deadline_ms, writes every verdict; freed
- * before cb. */
+ * before cb. A verdict that local trouble (a full disk) keeps from being written for some seconds
+ * is given up: its delivery stays `sending`, which the next start takes for uncertain. */
 void schedule_close(struct schedule *s, uint64_t deadline_ms, void (*cb)(void *ctx), void *ctx);
 
 #endif

@@ -1,6 +1,7 @@
 /* dcmferry check: every fault of the configuration, and what the service's user may do with the
  * keys and folders it names. */
 #include "base/fsutil.h"
+#include "base/text.h"
 #include "config/config.h"
 #include "dcmferry.h"
 #include "drop_in.h"
@@ -10,11 +11,15 @@
 #include <getopt.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define STATE_ROOM_MIN (32ULL << 20)
 
 /* Makes, renames and removes a file as the daemon would; dot files are never taken for images. */
 static const char *try_write(const char *folder)
@@ -67,9 +72,27 @@ static int check_folder(const char *what, const char *path, enum access to, cons
     return 1;
 }
 
+/* No fault: it works, until the disk is full. */
+static void check_room(const char *state)
+{
+    struct statvfs st;
+    char size[16];
+    uint64_t left;
+    if (statvfs(state, &st) != 0)
+        return;
+    left = (uint64_t)st.f_bavail * st.f_frsize;
+    if (left >= STATE_ROOM_MIN)
+        return;
+    text_format_size(left, size);
+    printf("  warning: only %s are left on its file system, where the journal takes some 1.5 KB a "
+           "file, and three times that while it is backed up: nothing is sent while it is full\n",
+           size);
+}
+
 static int check_folders(const struct config *c, const char *user)
 {
     int faults = check_folder("state folder", c->state, TO_OWN, user);
+    check_room(c->state);
     for (size_t i = 0; i < c->n_watches; i++) {
         const struct config_watch *w = &c->watches[i];
         char *move = drop_in_move_folder(w);

@@ -420,7 +420,10 @@ static void control_closed(void *ctx)
 static void journal_closed(int status, void *ctx)
 {
     struct app *a = ctx;
-    if (status != 0 && !a->journal_damaged) {
+    if (status == ERR_NOSPACE) {
+        log_warning("the disk is full: the journal could not note that it was closed, and is "
+                    "checked at the next start");
+    } else if (status != 0 && !a->journal_damaged) {
         log_error("the journal could not be closed cleanly", LOG_STR("error", err_text(status)));
         a->exit_code = 1;
     }

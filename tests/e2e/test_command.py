@@ -11,6 +11,7 @@ import pytest
 
 import dicom
 from ferry import ferries  # noqa: F401
+from test_disk import small_disks  # noqa: F401
 
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="to become another user needs root")
@@ -253,6 +254,16 @@ def test_check_without_the_user(build, open_folder):
     checked = Checked(build, open_folder) if os.geteuid() == 0 else pytest.skip("needs root")
     code, out, err = checked.check("nosuchuser")
     assert code == 1 and "no user 'nosuchuser'" in err and "systemd-sysusers" in err, (out, err)
+
+
+@as_root
+def test_check_warns_of_a_small_state_folder(build, open_folder, small_disks):
+    checked = Checked(build, open_folder)
+    assert "warning" not in checked.check()[1]
+    small_disks(checked.state, 2048)
+    checked.nobody(checked.state)
+    code, out, err = checked.check()
+    assert (code, err) == (0, "") and "warning: only 2.1 MB are left" in out, (out, err)
 
 
 @as_root

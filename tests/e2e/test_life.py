@@ -53,9 +53,9 @@ def test_reloads_under_load(sandbox, ferries):
     assert len(sandbox.held()) == 150
 
 
-def test_the_end_has_a_deadline(sandbox, ferries, small_disks):
-    """A verdict that cannot be written (the state's disk is full) does not hold the end up for ever, nor is it lost."""
-    ferry = ferries({"cloud": sandbox.url}, top="shutdown_timeout: 1s")
+def test_the_end_with_a_full_disk(sandbox, ferries, small_disks):
+    """A verdict that cannot be written does not hold the end up, nor is it lost: the next start asks."""
+    ferry = ferries({"cloud": sandbox.url}, top="shutdown_timeout: 30s")
     state = small_disks(ferry.state, 4096)
     ferry.start()
     sandbox.faults("answer-late=1500:on=part")
@@ -74,12 +74,14 @@ def test_the_end_has_a_deadline(sandbox, ferries, small_disks):
     try:
         ferry.wait(lambda: "local trouble" in ferry.log(), 30, "the trouble")
         process.send_signal(signal.SIGTERM)
-        code = process.wait(40)
+        begun = time.monotonic()
+        code = process.wait(45)
+        took = time.monotonic() - begun
     finally:
         process.kill()
         thread.join()
-    told = [text for text in ("the end takes too long", "could not be closed cleanly") if text in ferry.log()]
-    assert code == (1 if told else 0)
+    assert code == 0, ferry.log()[-3000:]
+    assert took < 25 and "the end takes too long" not in ferry.log(), (took, ferry.log()[-3000:])
     filler.unlink()
     sandbox.faults()
     ferry.start().wait_settled(1)
