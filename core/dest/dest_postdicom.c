@@ -27,7 +27,7 @@ struct impl {
     struct pd_upload *upload;
     enum keys_state keys;
     struct job keys_job;
-    char *account_key, *api_key; /* while KEYS_READING */
+    char *account_key, *api_key, *proxy_password; /* while KEYS_READING */
     int keys_status;
     struct err keys_err;
     struct transfer *waiting;        /* for the keys */
@@ -314,6 +314,9 @@ static void keys_work(struct job *job)
     impl->keys_status = secret_read(&c->account_key, &impl->account_key, &impl->keys_err);
     if (impl->keys_status == 0)
         impl->keys_status = secret_read(&c->api_key, &impl->api_key, &impl->keys_err);
+    const struct secret *password = &impl->config->proxy_password;
+    if (impl->keys_status == 0 && password->source != SECRET_NONE)
+        impl->keys_status = secret_read(password, &impl->proxy_password, &impl->keys_err);
 }
 
 static void keys_done(struct job *job)
@@ -328,6 +331,8 @@ static void keys_done(struct job *job)
     if (status == 0 && !impl->closing) {
         struct pd_keys keys = {impl->account_key, impl->api_key};
         status = pd_session_set_keys(impl->session, &keys);
+        if (status == 0)
+            status = pd_session_set_proxy_password(impl->session, impl->proxy_password);
         if (status)
             err_set(&e, status, "no memory for the keys");
         else
@@ -340,7 +345,8 @@ static void keys_done(struct job *job)
     }
     secret_wipe(impl->account_key);
     secret_wipe(impl->api_key);
-    impl->account_key = impl->api_key = NULL;
+    secret_wipe(impl->proxy_password);
+    impl->account_key = impl->api_key = impl->proxy_password = NULL;
     while ((x = list) != NULL) {
         DL_DELETE(list, x);
         x->waits = false;
@@ -456,16 +462,8 @@ static int type_open(void **ret, struct dest *front, const struct dest_env *env,
                 .connect_timeout_ms = config->connect_timeout_ms,
                 .idle_timeout_ms = config->idle_timeout_ms},
     };
-    char *password = NULL;
-    int status = 0;
-    if (config->proxy_password.source != SECRET_NONE)
-        status = secret_read(&config->proxy_password, &password, e);
-    impl->options.net.proxy_password = password;
     struct pd_session_events events = {.up = on_up, .down = on_down, .step = on_step, .ctx = impl};
-    if (status == 0)
-        status = pd_session_new(&impl->session, env->loop, &impl->options, &events, e);
-    impl->options.net.proxy_password = NULL;
-    secret_wipe(password);
+    int status = pd_session_new(&impl->session, env->loop, &impl->options, &events, e);
     if (status) {
         free(impl);
         return status;

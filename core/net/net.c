@@ -15,6 +15,13 @@ static bool copy(char **to, const char *from)
     return !from || *to;
 }
 
+static void wipe(char *secret)
+{
+    if (secret)
+        explicit_bzero(secret, strlen(secret));
+    free(secret);
+}
+
 void net_free(struct net *n)
 {
     free(n->ca_file);
@@ -22,9 +29,7 @@ void net_free(struct net *n)
     free(n->client_key);
     free(n->proxy);
     free(n->proxy_user);
-    if (n->proxy_password)
-        explicit_bzero(n->proxy_password, strlen(n->proxy_password));
-    free(n->proxy_password);
+    wipe(n->proxy_password);
     free(n->unix_socket);
     free(n->user_agent);
     free(n);
@@ -94,6 +99,16 @@ int net_open(struct net **ret, uv_loop_t *loop, const struct net_options *option
         return rc;
     }
     *ret = n;
+    return 0;
+}
+
+int net_set_proxy_password(struct net *n, const char *password)
+{
+    char *copied;
+    if (!copy(&copied, password))
+        return ERR_NOMEM;
+    wipe(n->proxy_password);
+    n->proxy_password = copied;
     return 0;
 }
 

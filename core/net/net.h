@@ -29,6 +29,9 @@ struct net_options {
 };
 
 int net_open(struct net **ret, uv_loop_t *loop, const struct net_options *options, struct err *e);
+/* In place of the one in the options; copied, counts from the next connection on. 0 or ERR_NOMEM.
+ */
+int net_set_proxy_password(struct net *n, const char *password);
 /* Everything of it must have been closed or canceled; cb when its handles are closed; freed before
  * cb. */
 void net_close(struct net *n, void (*cb)(void *ctx), void *ctx);

@@ -539,6 +539,11 @@ int pd_session_set_keys(struct pd_session *s, const struct pd_keys *keys)
     return 0;
 }
 
+int pd_session_set_proxy_password(struct pd_session *s, const char *password)
+{
+    return net_set_proxy_password(s->net, password);
+}
+
 const struct pd_keys *pd_session_keys(const struct pd_session *s)
 {
     return &s->keys;

@@ -59,6 +59,8 @@ int pd_session_new(struct pd_session **ret, uv_loop_t *loop, const struct pd_opt
                    const struct pd_session_events *events, struct err *e);
 /* Before the first use, and after ERR_AUTH; copied. They count from the next opening on. */
 int pd_session_set_keys(struct pd_session *s, const struct pd_keys *keys);
+/* The same for the password at the proxy. */
+int pd_session_set_proxy_password(struct pd_session *s, const char *password);
 const struct pd_keys *pd_session_keys(const struct pd_session *s);
 
 /* Opens the session if there is none. */
