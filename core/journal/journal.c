@@ -150,7 +150,7 @@ int journal_open(struct journal **ret, uv_loop_t *loop, const struct journal_opt
     j->lock_fd = -1;
     j->damaged_cb = options->damaged;
     j->ctx = options->ctx;
-    j->backup_ms = options->backup_ms;
+    j->backup_ms = j->wanted_backup_ms = options->backup_ms;
     j->backup_at_ms = clock_monotonic_ms() + j->backup_ms;
     journal_queue_init(&j->queue);
     journal_queue_init(&j->done);
@@ -181,6 +181,14 @@ void journal_close(struct journal *j, void (*cb)(int status, void *ctx), void *c
     j->close_ctx = ctx;
     uv_mutex_lock(&j->mutex);
     j->closing = true;
+    uv_cond_signal(&j->cond);
+    uv_mutex_unlock(&j->mutex);
+}
+
+void journal_set_backup(struct journal *j, uint64_t backup_ms)
+{
+    uv_mutex_lock(&j->mutex);
+    j->wanted_backup_ms = backup_ms;
     uv_cond_signal(&j->cond);
     uv_mutex_unlock(&j->mutex);
 }

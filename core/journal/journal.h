@@ -51,6 +51,8 @@ int journal_open(struct journal **ret, uv_loop_t *loop, const struct journal_opt
 /* Runs what was queued, marks the end as clean, checkpoints, joins the thread; cb on the loop, the
  * journal is freed before. */
 void journal_close(struct journal *j, void (*cb)(int status, void *ctx), void *ctx);
+/* Another interval of the backup, as `backup_ms` in the options; counted from now. */
+void journal_set_backup(struct journal *j, uint64_t backup_ms);
 /* Operations not yet called back. */
 unsigned journal_pending(const struct journal *j);
 

@@ -188,13 +188,13 @@ struct journal {
 
     /* fixed after journal_open */
     char folder[PATH_MAX];
-    uint64_t backup_ms;
     int lock_fd;
 
     uv_mutex_t mutex;
     uv_cond_t cond;
     struct journal_queue queue; /* to do */
     struct journal_queue done;  /* to call back */
+    uint64_t wanted_backup_ms;
     bool closing;
     bool ended; /* the journal thread is at its end */
     int close_status;
@@ -206,11 +206,12 @@ struct journal {
     struct journal_db db;
     bool rebuilding; /* since a restore the drop folders were not read again */
     bool damaged;
-    bool check_due;               /* the check is to be started */
-    bool unchecked;               /* and has not ended well yet */
-    bool changed;                 /* since the last backup */
-    bool housekeeping_due;        /* since it was last idle for a while */
-    bool no_space;                /* a change did not fit on the disk */
+    bool check_due;        /* the check is to be started */
+    bool unchecked;        /* and has not ended well yet */
+    bool changed;          /* since the last backup */
+    bool housekeeping_due; /* since it was last idle for a while */
+    bool no_space;         /* a change did not fit on the disk */
+    uint64_t backup_ms;
     uint64_t backup_at_ms;        /* monotonic: when the next one is due, if changed */
     struct journal_queue backups; /* operations that wait for the backup */
 };

@@ -367,6 +367,15 @@ static uint64_t sleep_ms(const struct journal *j)
     return ms;
 }
 
+/* With the mutex held. */
+static void take_interval(struct journal *j)
+{
+    if (j->backup_ms == j->wanted_backup_ms)
+        return;
+    j->backup_ms = j->wanted_backup_ms;
+    j->backup_at_ms = clock_monotonic_ms() + j->backup_ms;
+}
+
 /* Waits for something to do; true when there is nothing any more and the journal is to close. */
 static bool wait_for_work(struct journal *j, struct journal_op **group, struct journal_queue *asked,
                           bool *reap)
@@ -375,8 +384,10 @@ static bool wait_for_work(struct journal *j, struct journal_op **group, struct j
 
     uv_mutex_lock(&j->mutex);
     while (!j->background.finished && j->queue.head == NULL && !j->closing && !idle) {
-        uint64_t ms = sleep_ms(j);
+        uint64_t ms;
 
+        take_interval(j);
+        ms = sleep_ms(j);
         if (ms == UINT64_MAX)
             uv_cond_wait(&j->cond, &j->mutex);
         else if (ms == 0 || uv_cond_timedwait(&j->cond, &j->mutex, ms * 1000000) == UV_ETIMEDOUT)

@@ -3,6 +3,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* `note` goes below a success, NULL: nothing to note. */
 static int act(const struct command_options *o, const char *path, const char *done,
@@ -77,13 +78,18 @@ int command_reload(const struct command_options *o, int argc, char **argv)
     if ((code = command_no_more(optind, argc, argv)) != 0)
         return code;
     buf_put_str(&query, "/reload");
-    cJSON *json = ask(o, "POST", &query, &code);
+    char *text;
+    cJSON *json = ask_both(o, "POST", &query, &text, &code);
     buf_free(&query);
     if (json) {
         bool ok = cJSON_IsTrue(cJSON_GetObjectItem(json, "ok"));
-        fprintf(ok ? stdout : stderr, "%s\n", ask_text(json, "text"));
         code = ok ? 0 : 1;
+        if (o->json)
+            puts(text);
+        else
+            fprintf(ok ? stdout : stderr, "%s\n", ask_text(json, "text"));
     }
+    free(text);
     cJSON_Delete(json);
     return code;
 }

@@ -19,17 +19,18 @@ void ask_argument(struct buf *query, const char *name, const char *value)
     free(encoded);
 }
 
-cJSON *ask_first(const struct command_options *o, const char *method, struct buf *query,
-                 int *ret_code)
+cJSON *ask_both(const struct command_options *o, const char *method, struct buf *query,
+                char **ret_text, int *ret_code)
 {
     struct err e = {0};
     cJSON *json = NULL;
     char *socket_path = client_socket(o->socket_path, o->config_path);
     *ret_code = 1;
+    *ret_text = NULL;
     if (!socket_path || buf_failed(query))
         err_set(&e, ERR_NOMEM, "out of memory");
     else
-        client_call(socket_path, method, buf_cstr(query), IDLE_MS, &json, &e);
+        client_call(socket_path, method, buf_cstr(query), IDLE_MS, &json, ret_text, &e);
     free(socket_path);
     if (!json) {
         fprintf(stderr, "dcmferry: %s\n", e.text);
@@ -39,21 +40,17 @@ cJSON *ask_first(const struct command_options *o, const char *method, struct buf
     return json;
 }
 
-cJSON *ask_raw(const struct command_options *o, cJSON *json)
-{
-    if (!o->json || !json)
-        return json;
-    char *text = cJSON_Print(json);
-    if (text)
-        puts(text);
-    cJSON_free(text);
-    cJSON_Delete(json);
-    return NULL;
-}
-
 cJSON *ask(const struct command_options *o, const char *method, struct buf *query, int *ret_code)
 {
-    return ask_raw(o, ask_first(o, method, query, ret_code));
+    char *text;
+    cJSON *json = ask_both(o, method, query, &text, ret_code);
+    if (json && o->json) {
+        puts(text);
+        cJSON_Delete(json);
+        json = NULL;
+    }
+    free(text);
+    return json;
 }
 
 const char *ask_s(double n)

@@ -17,6 +17,7 @@
 struct call {
     int status, http_status;
     cJSON *json;
+    char *text;
     struct err *e;
 };
 
@@ -33,7 +34,10 @@ static void answered(struct http_request *r, int status, const struct http_answe
     }
     c->http_status = answer->status;
     c->json = cJSON_ParseWithLength(answer->body, answer->size);
-    if (!c->json)
+    c->text = strndup((const char *)answer->body, answer->size);
+    if (!c->text)
+        c->status = err_set(c->e, ERR_NOMEM, "out of memory");
+    else if (!c->json)
         c->status = err_set(c->e, ERR_PROTOCOL, "the daemon's answer is not JSON");
 }
 
@@ -77,7 +81,7 @@ static int knock(const char *path, struct err *e)
 }
 
 int client_call(const char *socket_path, const char *method, const char *path, uint64_t idle_ms,
-                cJSON **ret, struct err *e)
+                cJSON **ret, char **ret_text, struct err *e)
 {
     struct net_options options = {.proxy = "",
                                   .unix_socket = socket_path,
@@ -110,13 +114,15 @@ int client_call(const char *socket_path, const char *method, const char *path, u
         const cJSON *text = cJSON_GetObjectItem(call.json, "error");
         rc = err_set(e, call.http_status == 404 ? ERR_NOT_FOUND : ERR_REFUSED, "%s",
                      cJSON_IsString(text) ? text->valuestring : "the daemon refused");
-        cJSON_Delete(call.json);
-        return rc;
     }
     if (rc == 0)
         *ret = call.json;
     else
         cJSON_Delete(call.json);
+    if (rc == 0 && ret_text)
+        *ret_text = call.text;
+    else
+        free(call.text);
     return rc;
 }
 

@@ -4,6 +4,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 int command_doctor(const struct command_options *o, int argc, char **argv)
 {
@@ -24,18 +25,23 @@ int command_doctor(const struct command_options *o, int argc, char **argv)
     struct buf query = {0};
     buf_put_str(&query, "/doctor");
     ask_argument(&query, "destination", destination);
-    cJSON *json = ask(o, "POST", &query, &code);
+    char *text;
+    cJSON *json = ask_both(o, "POST", &query, &text, &code);
     buf_free(&query);
-    if (json) {
+    if (json)
+        code = cJSON_IsTrue(cJSON_GetObjectItem(json, "ok")) ? 0 : 1;
+    if (json && o->json) {
+        puts(text);
+    } else if (json) {
         const cJSON *line;
         cJSON_ArrayForEach(line, cJSON_GetObjectItem(json, "lines"))
         {
             if (cJSON_IsString(line))
                 puts(line->valuestring);
         }
-        code = cJSON_IsTrue(cJSON_GetObjectItem(json, "ok")) ? 0 : 1;
         puts(code == 0 ? "all well" : "something is wrong: see above");
     }
+    free(text);
     cJSON_Delete(json);
     return code;
 }

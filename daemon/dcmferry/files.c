@@ -84,20 +84,28 @@ static cJSON *find_files(const struct command_options *o, struct buf *query, con
 {
     static const char *const kinds[] = {"study", "instance"};
     cJSON *json = NULL;
+    char *text = NULL;
     if (!uid)
-        return ask_raw(o, ask_first(o, "GET", query, ret_code));
+        return ask(o, "GET", query, ret_code);
     for (size_t i = 0; i < 2 && cJSON_GetArraySize(json) == 0; i++) {
         struct buf one = {0};
         buf_put_str(&one, buf_cstr(query));
         one.failed = one.failed || query->failed;
         ask_argument(&one, kinds[i], uid);
         cJSON_Delete(json);
-        json = ask_first(o, "GET", &one, ret_code);
+        free(text);
+        json = ask_both(o, "GET", &one, &text, ret_code);
         buf_free(&one);
         if (!json)
             return NULL;
     }
-    return ask_raw(o, json);
+    if (o->json) {
+        puts(text);
+        cJSON_Delete(json);
+        json = NULL;
+    }
+    free(text);
+    return json;
 }
 
 int command_files(const struct command_options *o, int argc, char **argv)

@@ -164,7 +164,7 @@ static void overdue(uv_timer_t *timer)
               "moment, and the next start asks the destination where it must"
             : "the reload takes too long: ending now, to be started again. Nothing is lost: the "
               "journal is safe at any moment",
-        LOG_STR("action", "look for a drop folder whose mount does not answer, or a full disk"));
+        LOG_STR("action", "look for a drop folder whose mount does not answer"));
     _exit(1);
 }
 
@@ -327,6 +327,7 @@ static void pipeline_replaced(void *ctx)
         return;
     }
     clear_deadline(a);
+    journal_set_backup(a->journal, a->config->backup_ms);
     a->replacing = false;
     config_free(a->old_config);
     a->old_config = NULL;

@@ -98,7 +98,7 @@ class Ferry:
     def ask(self, *arguments):
         answer = subprocess.run([self.command, "--config", self.config, "--json", *arguments],
                                 capture_output=True, text=True, env=self.environment, timeout=120)
-        if answer.returncode != 0:
+        if answer.returncode != 0 and not answer.stdout:
             raise Gone(answer.stderr)
         return json.loads(answer.stdout)
 

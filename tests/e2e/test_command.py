@@ -67,8 +67,11 @@ def test_reload_of_broken_configuration(ferries, sandbox):
     code, out, err = run(ferry, "reload")
     assert (code, out) == (1, "")
     assert "wotch" in err and "did you mean" in err, err
+    code, out, err = run(ferry, "--json", "reload")
+    assert (code, err) == (1, "") and not json.loads(out)["ok"] and "wotch" in json.loads(out)["text"], (out, err)
     ferry.config.write_text(good)
     assert run(ferry, "reload")[0] == 0
+    assert run(ferry, "--json", "reload")[0] == 0
 
 
 # ---- What it takes ----
@@ -89,6 +92,17 @@ def test_files_by_bare_words(ferries, sandbox):
     assert len(ferry.ask("files", sop)) == 1
     assert ferry.ask("files", "1.2.3") == []
     assert run(ferry, "files", "1.2.3")[1] == "no files\n"
+
+
+def test_numbers_are_whole_in_json(ferries, sandbox):
+    """A time in nanoseconds has more digits than a double."""
+    ferry = ferries({"cloud": sandbox.url})
+    path = ferry.inbox / "one.dcm"
+    dicom.write(path)
+    os.utime(path, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+    ferry.start()
+    ferry.wait_settled(1)
+    assert '"mtime_ns":1700000000123456789' in run(ferry, "--json", "files")[1].replace(" ", "")
 
 
 def test_unexpected_words(ferries, sandbox):

@@ -233,6 +233,26 @@ static void test_periodic_backup(void **state)
         0);
 }
 
+/* The interval may change while it runs: to a shorter one, and to none. */
+static void test_backup_interval(void **state)
+{
+    struct fixture *f = *state;
+
+    fixture_close(f);
+    f->backup_ms = 3600000;
+    assert_int_equal(fixture_open(f), 0);
+    fixture_admit(f, "/in/a", "1.1", 0);
+    assert_int_equal(access(fixture_path(f, "backup.db"), F_OK), -1);
+    journal_set_backup(f->journal, 50); /* and nothing else happens */
+    for (int i = 0; i < 600 && backup_number(f, "SELECT count(*) FROM file") != 1; i++)
+        usleep(100000);
+    assert_int_equal(backup_number(f, "SELECT count(*) FROM file"), 1);
+    journal_set_backup(f->journal, 0);
+    fixture_admit(f, "/in/b", "1.2", 0);
+    usleep(300000);
+    assert_int_equal(backup_number(f, "SELECT count(*) FROM file"), 1);
+}
+
 /* Random operations; the counts stay what a recount of all rows gives, and no two of an instance
  * are under way. */
 static void run_random(struct fixture *f, unsigned seed)
@@ -344,6 +364,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_close, setup, teardown),
         cmocka_unit_test_setup_teardown(test_close_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_periodic_backup, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_backup_interval, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random, setup, teardown),
     };
 
