@@ -27,6 +27,7 @@ struct app {
     uv_timer_t once_timer, watchdog, deadline;
     struct journal_counts counts;
     bool counting, stopping, drained, reloading, journal_damaged, rebuilding;
+    bool reload_again;      /* a SIGHUP came while the file was, or had been, read */
     bool replacing, ending; /* the pipeline is being closed: not to be asked */
     unsigned n_closing;
     int exit_code;
@@ -267,6 +268,8 @@ static void end_reload(struct app *a, int status, const char *text)
     a->reloaded = NULL;
     if (a->stopping)
         app_stop(a);
+    else if (a->reload_again)
+        app_reload(a, NULL, NULL);
 }
 
 static void load_work(uv_work_t *work)
@@ -392,11 +395,13 @@ static void loaded(uv_work_t *work, int status)
 void app_reload(struct app *a, void (*done)(int status, const char *text, void *ctx), void *ctx)
 {
     if (a->reloading || a->stopping) {
+        a->reload_again = !done;
         if (done)
             done(ERR_BUSY, a->stopping ? "stopping" : "a reload is under way", ctx);
         return;
     }
     a->reloading = true;
+    a->reload_again = false;
     a->reloaded = done;
     a->reloaded_ctx = ctx;
     notify_reloading();

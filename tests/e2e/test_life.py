@@ -89,6 +89,24 @@ def test_the_end_with_a_full_disk(sandbox, ferries, small_disks):
     assert_all_held(ferry, sandbox, receipts=0)
 
 
+def test_a_signal_during_a_reload_is_not_lost(sandbox, ferries):
+    """The first reload has read the file already and waits for what is in flight."""
+    ferry = ferries({"cloud": sandbox.url}, top="shutdown_timeout: 20s").start()
+    sandbox.faults("answer-late=2000:on=part")
+    dicom.write(ferry.inbox / "a.dcm")
+    ferry.wait(lambda: any(d["in_flight"] for d in ferry.status()["destinations"]), 30, "an upload")
+    ferry.process.send_signal(signal.SIGHUP)
+    ferry.wait(lambda: "reloading the configuration" in ferry.log(), 10, "the reload")
+    time.sleep(0.3)
+    ferry.write_config({"cloud": sandbox.url}, routes=[{"name": "all", "to": "cloud", "folder": "New"}])
+    ferry.process.send_signal(signal.SIGHUP)
+    ferry.wait(lambda: ferry.log().count("the new configuration is in force") == 2, 30, "both reloads")
+    sandbox.faults()
+    dicom.write(ferry.inbox / "b.dcm")
+    ferry.wait(lambda: ferry.fates() == {"a.dcm": "delivered", "b.dcm": "delivered"}, 30, "both deliveries")
+    assert ferry.by_name()["b.dcm"]["deliveries"][0]["folder"] == "New"
+
+
 def test_what_a_crash_left_in_custody_is_found(sandbox, ferries):
     """Also under a number that `include` does not match, and without rescans, which cost nothing then."""
     ferry = ferries({"cloud": sandbox.url}, watch={"custody": "rename", "include": ["*.dcm"], "rescan": "off"})
