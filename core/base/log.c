@@ -140,7 +140,7 @@ static void put_json(struct buf *out, enum log_level level, const char *time, co
     buf_put_str(out, "}\n");
 }
 
-static void put_human(struct buf *out, const char *message, const struct log_field *fields)
+void log_put_text(struct buf *out, const char *message, const struct log_field *fields)
 {
     put_plain(out, message, false);
     for (const struct log_field *f = fields; f && f->key; f++) {
@@ -157,7 +157,6 @@ static void put_human(struct buf *out, const char *message, const struct log_fie
             buf_put_u8(out, '"');
         }
     }
-    buf_put_u8(out, '\n');
 }
 
 /* One line, one write: lines of several threads or processes do not mix. */
@@ -192,11 +191,13 @@ void log_event(enum log_level level, const char *message, const struct log_field
         break;
     case LOG_FORMAT_JOURNALD: /* no sink: systemd reads stderr and has the time itself */
         buf_printf(&line, "<%c>", level_prefix[level]);
-        put_human(&line, message, fields);
+        log_put_text(&line, message, fields);
+        buf_put_u8(&line, '\n');
         break;
     case LOG_FORMAT_HUMAN:
         buf_printf(&line, "%s %-7s ", time, level_names[level]);
-        put_human(&line, message, fields);
+        log_put_text(&line, message, fields);
+        buf_put_u8(&line, '\n');
         break;
     }
     if (!buf_failed(&line))

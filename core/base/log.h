@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct buf;
+
 enum log_level {
     LOG_LEVEL_ERROR,
     LOG_LEVEL_WARNING,
@@ -68,5 +70,8 @@ void log_set_sink(log_sink sink, void *ctx);
 
 /* Whether LOG_PATH fields are wanted (for sinks). */
 bool log_paths_wanted(void);
+
+/* For sinks: message and fields on one line for people, `message key=value …`, without its end. */
+void log_put_text(struct buf *out, const char *message, const struct log_field *fields);
 
 #endif

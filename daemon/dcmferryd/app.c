@@ -460,7 +460,7 @@ void app_stop(struct app *a)
     bool first = !a->stopping;
     a->stopping = true;
     if (first) {
-        notify_state("STOPPING=1");
+        notify_stopping(a->config->shutdown_timeout_ms + 2 * GRACE_MS);
         log_info("stopping");
         set_deadline(a);
     }

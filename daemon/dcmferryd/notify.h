@@ -10,6 +10,8 @@
 void notify_state(const char *state);
 /* RELOADING=1 with MONOTONIC_USEC, as Type=notify-reload wants it. */
 void notify_reloading(void);
+/* STOPPING=1, and that the end may take so long, whatever TimeoutStopSec= says. */
+void notify_stopping(uint64_t ms);
 /* The interval at which WATCHDOG=1 is expected, in milliseconds, halved; 0: none. */
 uint64_t notify_watchdog_ms(void);
 /* Whether stderr goes to systemd's journal, so that fields may be sent to it natively. */
