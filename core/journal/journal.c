@@ -104,6 +104,15 @@ static int open_files(struct journal *j, struct journal_opened *opened, struct e
     return rc != 0 ? rc : journal_recover(&j->db, j->folder, opened, e);
 }
 
+static uv_once_t configured = UV_ONCE_INIT;
+
+/* Nobody asks SQLite how much memory it has, and each allocation costs a mutex to know it. Where
+ * another part of the program used SQLite before it stays as it was. */
+static void configure_sqlite(void)
+{
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
 static int start(struct journal *j, uv_loop_t *loop, struct err *e)
 {
     int rc = uv_mutex_init(&j->mutex);
@@ -160,6 +169,7 @@ int journal_open(struct journal **ret, uv_loop_t *loop, const struct journal_opt
         return err_set(e, ERR_INVALID, "journal: the state folder's path is too long");
     }
     strcpy(j->folder, options->folder);
+    uv_once(&configured, configure_sqlite);
     rc = open_files(j, ret_opened, e);
     if (rc != 0) {
         if (j->lock_fd >= 0)

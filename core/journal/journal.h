@@ -174,7 +174,8 @@ struct journal_file_row {
 struct journal_files {
     struct journal_op op;
     enum file_state state; /* in: which */
-    const char *study;     /* in: only those of this Study Instance UID; NULL: all */
+    const char *study;     /* in: only those of this Study Instance UID; NULL: all, but
+                              delivered and disposed ones are not listed so */
     bool pending_disposal; /* in: only those whose disposal is not done (delivered, rejected)… */
     const char *watch;     /* in: …of this drop folder, which must be given then; else NULL */
     uint64_t after;        /* in */

@@ -118,6 +118,9 @@ int journal_run_files(struct journal *j, struct journal_op *op, struct err *e)
                        "journal: only delivered and rejected files are disposed of");
     if (f->pending_disposal && f->study == NULL && f->watch == NULL)
         return err_set(e, ERR_INVALID, "journal: disposals are listed by drop folder");
+    if (!f->pending_disposal && f->study == NULL &&
+        (f->state == FILE_DELIVERED || f->state == FILE_DISPOSED))
+        return err_set(e, ERR_INVALID, "journal: delivered files are listed by study");
     /* Each text has one index to go by, in the order of ids; the unary plus keeps SQLite from
      * taking another. */
     if (f->study != NULL)
@@ -136,11 +139,13 @@ int journal_run_files(struct journal *j, struct journal_op *op, struct err *e)
                              journal_path(f->watch), journal_int(f->state), journal_id(f->after),
                              journal_id(f->limit));
     else
-        more = journal_query(&j->db, e, &stmt,
-                             "SELECT " JOURNAL_FILE_COLUMNS
-                             " FROM file INDEXED BY file_state WHERE state = ? AND id > ?"
-                             " ORDER BY id LIMIT ?",
-                             journal_int(f->state), journal_id(f->after), journal_id(f->limit));
+        more =
+            journal_query(&j->db, e, &stmt,
+                          "SELECT " JOURNAL_FILE_COLUMNS
+                          " FROM file INDEXED BY file_state WHERE state = ? AND state NOT IN (2, 3)"
+                          " AND id > ?"
+                          " ORDER BY id LIMIT ?",
+                          journal_int(f->state), journal_id(f->after), journal_id(f->limit));
     return journal_file_rows(j, stmt, more, f->limit, &f->rows, &f->n, e);
 }
 

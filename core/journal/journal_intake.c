@@ -314,7 +314,7 @@ int journal_run_admit(struct journal *j, struct journal_op *op, struct err *e)
     if (rc == 0)
         rc = insert_deliveries(j, a, id, same, e);
     if (rc == 0 && a->file_id != 0 && a->state == FILE_QUEUED)
-        rc = journal_complete(j, id, &a->file_delivered, e);
+        rc = journal_complete(j, id, NULL, &a->file_delivered, e);
     for (size_t i = 0; i < a->n_bindings && rc == 0; i++)
         rc =
             a->bindings[i].rebind

@@ -16,9 +16,16 @@
 
 struct journal_stmt;
 
+#define JOURNAL_COUNTS 32 /* rows of the table count */
+
 struct journal_db {
     sqlite3 *sqlite;
     struct journal_stmt *stmts; /* by the address of their text */
+    /* What the rows of the table count are to be changed by before the transaction's end. */
+    struct journal_counted {
+        int64_t n, bytes;
+    } counted[JOURNAL_COUNTS];
+    bool uncounted;
 };
 
 /* A value to bind. Texts and blobs are not copied: they must live until the statement is reset. */
@@ -84,8 +91,14 @@ int journal_schema_migrate(struct journal_db *db, const char *const *steps, size
                            struct err *e);
 /* The same with this program's steps. */
 int journal_schema_update(struct journal_db *db, struct err *e);
-/* The run-time checks of state changes, for one connection. */
-int journal_schema_guard(struct journal_db *db, struct err *e);
+
+/* ---- journal_counts.c ---- */
+
+/* From now on the changes of states that come through this connection are checked and counted. */
+int journal_counts_watch(struct journal_db *db, struct err *e);
+/* Before each COMMIT: stores what was counted. After a ROLLBACK it is dropped instead. */
+int journal_counts_store(struct journal_db *db, struct err *e);
+void journal_counts_drop(struct journal_db *db);
 
 /* ---- journal_recover.c ---- */
 
@@ -241,8 +254,10 @@ int journal_end_deliveries(struct journal *j, uint64_t file_id, struct err *e);
  * starts. */
 int journal_file_left(struct journal *j, uint64_t file_id, const char *reason, bool *ret_vanished,
                       struct err *e);
-/* Makes a queued file delivered when all its deliveries arrived. */
-int journal_complete(struct journal *j, uint64_t file_id, bool *ret_delivered, struct err *e);
+/* Makes a queued file delivered when all its deliveries arrived; then it gets `sha256`, if given.
+ */
+int journal_complete(struct journal *j, uint64_t file_id, const uint8_t *sha256,
+                     bool *ret_delivered, struct err *e);
 /* A delivery of this instance left `queued` or `sending`: the next that stands behind it may go. */
 int journal_unblock(struct journal *j, const char *destination, const char *sop_instance_uid,
                     struct err *e);

@@ -163,8 +163,8 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
 }
 
 /* Newest first. What is asked for decides which index leads: UIDs and the path; else, for problems,
- * the newest of each state in question, so that a million waiting ones are not sorted; else states;
- * else all by id. */
+ * the newest of each state in question, so that a million waiting ones are not sorted; else states
+ * that are in an index; else all by id. */
 #define FILTERS                                                                                    \
     " (?1 IS NULL OR f.study_instance_uid = ?1) AND (?2 IS NULL OR f.sop_instance_uid = ?2)"       \
     " AND (?3 IS NULL OR f.path = ?3) AND (?5 < 0 OR f.state = ?5)"                                \
@@ -175,11 +175,16 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
     "  AND d.state IN (2, 4, 5, 7)))"
 #define PAGE     " ORDER BY f.id DESC LIMIT ?8 OFFSET ?9"
 #define BY(lead) "SELECT f.id FROM file f WHERE " lead " AND" FILTERS PAGE
+#define BY_DELIVERY(index, lead)                                                                   \
+    "SELECT DISTINCT s.file_id FROM delivery s INDEXED BY " index                                  \
+    " JOIN file f ON f.id = s.file_id WHERE " lead " AND" FILTERS                                  \
+    " ORDER BY s.file_id DESC LIMIT ?8 OFFSET ?9"
 #define NEWEST_FILES(s)                                                                            \
-    "SELECT * FROM (SELECT id FROM file WHERE state = " #s " ORDER BY id DESC LIMIT ?8 + ?9)"
+    "SELECT * FROM (SELECT id FROM file WHERE state = " #s " AND state NOT IN (2, 3)"              \
+    " ORDER BY id DESC LIMIT ?8 + ?9)"
 #define NEWEST_DELIVERIES(s)                                                                       \
     "SELECT * FROM (SELECT DISTINCT file_id FROM delivery WHERE state = " #s                       \
-    " ORDER BY file_id DESC LIMIT ?8 + ?9)"
+    " AND state NOT IN (0, 1, 3) ORDER BY file_id DESC LIMIT ?8 + ?9)"
 
 static const char by_problem
     [] = "SELECT f.id FROM (" NEWEST_FILES(4) " UNION " NEWEST_FILES(5) " UNION " NEWEST_FILES(6) " UNION " NEWEST_DELIVERIES(
@@ -210,14 +215,20 @@ static int list_ids(struct journal *j, const struct journal_list *l, uint64_t *i
         more = journal_db_query(&j->db, e, &stmt, BY("f.study_instance_uid = ?1"), values);
     else if (l->problems && plain)
         more = journal_db_query(&j->db, e, &stmt, by_problem, values);
-    else if (l->file_state >= 0)
-        more = journal_db_query(&j->db, e, &stmt, BY("f.state = ?5"), values);
-    else if (l->delivery_state >= 0)
+    else if (l->file_state >= 0 && l->file_state != FILE_DELIVERED &&
+             l->file_state != FILE_DISPOSED)
+        more = journal_db_query(&j->db, e, &stmt, BY("f.state = ?5 AND f.state NOT IN (2, 3)"),
+                                values);
+    else if (l->file_state < 0 && l->delivery_state == DELIVERY_QUEUED)
+        more =
+            journal_db_query(&j->db, e, &stmt, BY("f.state = 1 AND f.state NOT IN (2, 3)"), values);
+    else if (l->file_state < 0 && l->delivery_state == DELIVERY_SENDING)
+        more = journal_db_query(&j->db, e, &stmt, BY_DELIVERY("delivery_sending", "s.state = 1"),
+                                values);
+    else if (l->file_state < 0 && l->delivery_state >= 0 && l->delivery_state != DELIVERY_DELIVERED)
         more = journal_db_query(
             &j->db, e, &stmt,
-            "SELECT DISTINCT s.file_id FROM delivery s JOIN file f ON f.id = s.file_id"
-            " WHERE s.state = ?6 AND" FILTERS " ORDER BY s.file_id DESC LIMIT ?8 OFFSET ?9",
-            values);
+            BY_DELIVERY("delivery_state", "s.state = ?6 AND s.state NOT IN (0, 1, 3)"), values);
     else
         more = journal_db_query(&j->db, e, &stmt, BY("f.id > 0"), values);
     for (; more == 1; more = journal_db_next(&j->db, e, stmt))

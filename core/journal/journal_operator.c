@@ -1,4 +1,4 @@
-/* What people ask for: retry, hold, release, counts. */
+/* What people ask for: retry, hold, release. */
 #include "journal/journal_internal.h"
 
 #include "base/clock.h"
@@ -11,10 +11,10 @@
 /* Deliveries in state ?1, of files that stand, that the filters match, after (?6, ?7); each text
  * has its index to go by. */
 #define CHOOSE "SELECT d.file_id, d.id FROM delivery d JOIN file f ON f.id = d.file_id WHERE "
-#define CHOSEN                                                                                     \
+#define CHOSEN(file_id)                                                                            \
     " AND f.past = 0 AND (?2 = 0 OR d.id = ?2) AND (?3 = 0 OR d.file_id = ?3)"                     \
     " AND (?4 IS NULL OR d.destination = ?4) AND (?5 IS NULL OR f.study_instance_uid = ?5)"        \
-    " AND (d.file_id, d.id) > (?6, ?7) ORDER BY d.file_id, d.id LIMIT ?8"
+    " AND (" file_id ", d.id) > (?6, ?7) ORDER BY " file_id ", d.id LIMIT ?8"
 
 struct chosen {
     uint64_t file_id, id;
@@ -35,16 +35,28 @@ static int choose(struct journal *j, const struct journal_act_on *a, enum delive
 
     *ret_n = 0;
     if (a->delivery_id != 0)
-        more =
-            journal_db_query(&j->db, e, &stmt, CHOOSE "d.id = ?2 AND +d.state = ?1" CHOSEN, values);
+        more = journal_db_query(&j->db, e, &stmt,
+                                CHOOSE "d.id = ?2 AND +d.state = ?1" CHOSEN("d.file_id"), values);
     else if (a->file_id != 0)
-        more = journal_db_query(&j->db, e, &stmt, CHOOSE "d.file_id = ?3 AND +d.state = ?1" CHOSEN,
-                                values);
+        more =
+            journal_db_query(&j->db, e, &stmt,
+                             CHOOSE "d.file_id = ?3 AND +d.state = ?1" CHOSEN("d.file_id"), values);
     else if (a->study != NULL)
         more = journal_db_query(
-            &j->db, e, &stmt, CHOOSE "f.study_instance_uid = ?5 AND +d.state = ?1" CHOSEN, values);
+            &j->db, e, &stmt,
+            CHOOSE "f.study_instance_uid = ?5 AND +d.state = ?1" CHOSEN("d.file_id"), values);
+    else if (from == DELIVERY_QUEUED) /* by their files */
+        more =
+            journal_db_query(&j->db, e, &stmt,
+                             "SELECT d.file_id, d.id FROM file f INDEXED BY file_state CROSS JOIN"
+                             " delivery d INDEXED BY delivery_file ON d.file_id = f.id WHERE"
+                             " f.state = 1 AND f.state NOT IN (2, 3) AND f.id >= ?6"
+                             " AND d.state = ?1" CHOSEN("f.id"),
+                             values);
     else
-        more = journal_db_query(&j->db, e, &stmt, CHOOSE "d.state = ?1" CHOSEN, values);
+        more = journal_db_query(
+            &j->db, e, &stmt,
+            CHOOSE "d.state = ?1 AND d.state NOT IN (0, 1, 3)" CHOSEN("d.file_id"), values);
     for (; more == 1; more = journal_db_next(&j->db, e, stmt))
         chosen[(*ret_n)++] =
             (struct chosen){journal_column_id(stmt, 0), journal_column_id(stmt, 1)};
@@ -102,12 +114,13 @@ static int forget_rejected(struct journal *j, const struct journal_act_on *a, ui
     bool oom = false, used;
     uint64_t id;
     char *study, *series;
-    int rc = journal_query(&j->db, e, &stmt,
-                           "SELECT id, study_instance_uid, series_instance_uid,"
-                           " EXISTS (SELECT 1 FROM delivery WHERE file_id = file.id) FROM file"
-                           " WHERE state = 4 AND past = 0 AND id > ?3 AND (?1 = 0 OR id = ?1)"
-                           " AND (?2 IS NULL OR study_instance_uid = ?2) ORDER BY id LIMIT 1",
-                           journal_id(a->file_id), journal_text(a->study), journal_id(*after));
+    int rc = journal_query(
+        &j->db, e, &stmt,
+        "SELECT id, study_instance_uid, series_instance_uid,"
+        " EXISTS (SELECT 1 FROM delivery WHERE file_id = file.id) FROM file"
+        " WHERE state = 4 AND state NOT IN (2, 3) AND past = 0 AND id > ?3 AND (?1 = 0 OR id = ?1)"
+        " AND (?2 IS NULL OR study_instance_uid = ?2) ORDER BY id LIMIT 1",
+        journal_id(a->file_id), journal_text(a->study), journal_id(*after));
 
     if (rc != 1)
         return rc;
@@ -203,50 +216,6 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
     if (rc == 0 && a->changed == 0)
         rc = find_unknown(j, a, e);
     return rc;
-}
-
-static int oldest_open(struct journal *j, enum delivery_state state, int64_t *oldest, struct err *e)
-{
-    sqlite3_stmt *stmt;
-    int rc =
-        journal_query(&j->db, e, &stmt,
-                      "SELECT created_ms FROM file WHERE id ="
-                      " (SELECT file_id FROM delivery WHERE state = ? ORDER BY file_id LIMIT 1)",
-                      journal_int(state));
-
-    if (rc == 1) {
-        int64_t ms = sqlite3_column_int64(stmt, 0);
-
-        *oldest = ms < *oldest ? ms : *oldest;
-        journal_db_done(stmt);
-        rc = 0;
-    }
-    return rc;
-}
-
-int journal_run_counts(struct journal *j, struct journal_op *op, struct err *e)
-{
-    static const enum delivery_state open[] = {DELIVERY_QUEUED, DELIVERY_SENDING, DELIVERY_WAITING,
-                                               DELIVERY_HELD};
-    struct journal_counts *c = (struct journal_counts *)op;
-    sqlite3_stmt *stmt;
-    int more = journal_query(&j->db, e, &stmt, "SELECT id, n, bytes FROM count");
-
-    for (; more == 1; more = journal_db_next(&j->db, e, stmt)) {
-        uint64_t id = journal_column_id(stmt, 0);
-
-        if (id < FILE_STATE_MAX) {
-            c->files[id] = journal_column_id(stmt, 1);
-            c->file_bytes[id] = journal_column_id(stmt, 2);
-        } else if (id >= 16 && id - 16 < DELIVERY_STATE_MAX) {
-            c->deliveries[id - 16] = journal_column_id(stmt, 1);
-            c->delivery_bytes[id - 16] = journal_column_id(stmt, 2);
-        }
-    }
-    c->oldest_open_ms = INT64_MAX;
-    for (size_t i = 0; i < sizeof(open) / sizeof(open[0]) && more == 0; i++)
-        more = oldest_open(j, open[i], &c->oldest_open_ms, e);
-    return more;
 }
 
 int journal_run_rebuilt(struct journal *j, struct journal_op *op, struct err *e)

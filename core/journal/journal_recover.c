@@ -249,7 +249,7 @@ static int open_database(struct journal_db *db, const struct names *n,
     if (rc == 0)
         rc = journal_schema_update(db, e);
     if (rc == 0)
-        rc = journal_schema_guard(db, e);
+        rc = journal_counts_watch(db, e);
     if (rc == 0)
         rc = journal_meta_get(db, "clean", &clean, e);
     if (rc == 0)
@@ -261,14 +261,19 @@ static int open_database(struct journal_db *db, const struct names *n,
     /* Those whose file left meanwhile have nothing to be sent. */
     if (rc == 0)
         rc = journal_run(db, e,
-                         "UPDATE delivery SET state = 8 WHERE state = 1"
+                         "UPDATE delivery INDEXED BY delivery_sending SET state = 8 WHERE state = 1"
                          " AND (SELECT past FROM file WHERE file.id = file_id) <> 0");
     if (rc == 0)
-        rc = journal_run(db, e, "UPDATE delivery SET state = 0, uncertain = 1 WHERE state = 1");
+        rc = journal_run(db, e,
+                         "UPDATE delivery INDEXED BY delivery_sending SET state = 0, uncertain = 1 "
+                         "WHERE state = 1");
     if (rc == 0)
         opened->requeued = (uint64_t)sqlite3_changes64(db->sqlite);
     if (rc == 0)
-        rc = journal_run(db, e, "UPDATE delivery SET blocked = 0 WHERE blocked = 1");
+        rc = journal_run(
+            db, e, "UPDATE delivery INDEXED BY delivery_blocked SET blocked = 0 WHERE blocked = 1");
+    if (rc == 0)
+        rc = journal_counts_store(db, e);
     if (rc == 0)
         rc = journal_db_exec(db, "COMMIT", e);
     if (rc != 0) {

@@ -2,8 +2,9 @@
  *
  * `past` is 0 while a file stands at its path and its id afterwards, so that (path, past) is
  * unique: one row that stands per path. `blocked` deliveries wait behind another one of their SOP
- * Instance UID (journal_send.c). `count` is kept by triggers: row 0 + state for files, 16 + state
- * for deliveries. */
+ * Instance UID (journal_send.c). `count` is kept by journal_counts.c: row 0 + state for files, 16 +
+ * state for deliveries. What most rows pass through, or most end in, is in no index of its own:
+ * each costs every delivery two changes of a page. */
 #include "journal/journal_internal.h"
 
 #include <stdio.h>
@@ -36,7 +37,7 @@ static const char version_1[] =
     "CREATE UNIQUE INDEX file_path ON file (path, past);"
     "CREATE INDEX file_study ON file (study_instance_uid) WHERE study_instance_uid IS NOT NULL;"
     "CREATE INDEX file_sop_instance ON file (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;"
-    "CREATE INDEX file_state ON file (state);"
+    "CREATE INDEX file_state ON file (state) WHERE state NOT IN (2, 3);"
     /* One that was moved away is in file_moved, all others in file_gone. */
     "CREATE INDEX file_gone ON file (gone_ms) WHERE NOT (state = 3 AND target IS NOT NULL);"
     "CREATE INDEX file_moved ON file (watch, disposed_ms) WHERE state = 3 AND target IS NOT NULL;"
@@ -66,7 +67,7 @@ static const char version_1[] =
     "  changed_ms INTEGER NOT NULL"
     ");"
     "CREATE INDEX delivery_file ON delivery (file_id);"
-    "CREATE INDEX delivery_state ON delivery (state, file_id);"
+    "CREATE INDEX delivery_state ON delivery (state, file_id) WHERE state NOT IN (0, 1, 3);"
     "CREATE INDEX delivery_queue ON delivery (destination, priority DESC, id) WHERE state = 0 AND "
     "blocked = 0;"
     "CREATE INDEX delivery_waiting ON delivery (destination, next_ms) WHERE state = 2;"
@@ -81,33 +82,9 @@ static const char version_1[] =
 
     "CREATE TABLE count (id INTEGER PRIMARY KEY, n INTEGER NOT NULL, bytes INTEGER NOT NULL);"
     "WITH RECURSIVE i (id) AS (VALUES (0) UNION ALL SELECT id + 1 FROM i WHERE id < 31)"
-    "  INSERT INTO count SELECT id, 0, 0 FROM i;"
-    "CREATE TRIGGER file_count_insert AFTER INSERT ON file BEGIN"
-    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = new.state;"
-    "END;"
-    "CREATE TRIGGER file_count_delete AFTER DELETE ON file BEGIN"
-    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = old.state;"
-    "END;"
-    "CREATE TRIGGER file_count_update AFTER UPDATE OF state, size ON file"
-    "  WHEN old.state <> new.state OR old.size <> new.size BEGIN"
-    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = old.state;"
-    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = new.state;"
-    "END;"
-    "CREATE TRIGGER delivery_count_insert AFTER INSERT ON delivery BEGIN"
-    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = 16 + new.state;"
-    "END;"
-    "CREATE TRIGGER delivery_count_delete AFTER DELETE ON delivery BEGIN"
-    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = 16 + old.state;"
-    "END;"
-    "CREATE TRIGGER delivery_count_update AFTER UPDATE OF state ON delivery WHEN old.state <> "
-    "new.state BEGIN"
-    "  UPDATE count SET n = n - 1, bytes = bytes - old.size WHERE id = 16 + old.state;"
-    "  UPDATE count SET n = n + 1, bytes = bytes + new.size WHERE id = 16 + new.state;"
-    "END;";
+    "  INSERT INTO count SELECT id, 0, 0 FROM i;";
 
 static const char *const steps[] = {version_1};
-
-_Static_assert(FILE_STATE_MAX <= 16 && DELIVERY_STATE_MAX <= 16, "rows of the table count");
 
 static int version_get(struct journal_db *db, int64_t *ret, struct err *e)
 {
@@ -163,42 +140,4 @@ int journal_schema_migrate(struct journal_db *db, const char *const *list, size_
 int journal_schema_update(struct journal_db *db, struct err *e)
 {
     return journal_schema_migrate(db, steps, sizeof(steps) / sizeof(steps[0]), e);
-}
-
-static void file_may(sqlite3_context *context, int n, sqlite3_value **v)
-{
-    (void)n;
-    sqlite3_result_int(context, file_state_may((enum file_state)sqlite3_value_int(v[0]),
-                                               (enum file_state)sqlite3_value_int(v[1])));
-}
-
-static void delivery_may(sqlite3_context *context, int n, sqlite3_value **v)
-{
-    (void)n;
-    sqlite3_result_int(context, delivery_state_may((enum delivery_state)sqlite3_value_int(v[0]),
-                                                   (enum delivery_state)sqlite3_value_int(v[1])));
-}
-
-/* TEMP triggers: the database itself stays free of functions that only this program has. */
-int journal_schema_guard(struct journal_db *db, struct err *e)
-{
-    static const char triggers[] =
-        "CREATE TEMP TRIGGER file_move BEFORE UPDATE OF state ON main.file"
-        "  WHEN old.state <> new.state AND NOT file_may(old.state, new.state) BEGIN"
-        "  SELECT RAISE(FAIL, 'illegal change of a file''s state');"
-        "END;"
-        "CREATE TEMP TRIGGER delivery_move BEFORE UPDATE OF state ON main.delivery"
-        "  WHEN old.state <> new.state AND NOT delivery_may(old.state, new.state) BEGIN"
-        "  SELECT RAISE(FAIL, 'illegal change of a delivery''s state');"
-        "END;";
-    const int flags = SQLITE_UTF8 | SQLITE_DETERMINISTIC;
-    int rc = sqlite3_create_function_v2(db->sqlite, "file_may", 2, flags, NULL, file_may, NULL,
-                                        NULL, NULL);
-
-    if (rc == SQLITE_OK)
-        rc = sqlite3_create_function_v2(db->sqlite, "delivery_may", 2, flags, NULL, delivery_may,
-                                        NULL, NULL, NULL);
-    if (rc != SQLITE_OK)
-        return journal_db_error(db, rc, e);
-    return journal_db_exec(db, triggers, e);
 }

@@ -27,15 +27,17 @@ int journal_unblock(struct journal *j, const char *destination, const char *sop_
                        journal_text(destination), journal_text(sop_instance_uid));
 }
 
-int journal_complete(struct journal *j, uint64_t file_id, bool *ret_delivered, struct err *e)
+int journal_complete(struct journal *j, uint64_t file_id, const uint8_t *sha256,
+                     bool *ret_delivered, struct err *e)
 {
-    int rc = journal_run(
-        &j->db, e,
-        "UPDATE file SET state = 2, changed_ms = ? WHERE id = ? AND state = 1"
-        " AND EXISTS (SELECT 1 FROM delivery WHERE file_id = file.id AND state IN (3, 6))"
-        " AND NOT EXISTS (SELECT 1 FROM delivery WHERE file_id = file.id AND state NOT IN (3, 6, "
-        "8))",
-        journal_int(clock_realtime_ms()), journal_id(file_id));
+    int rc =
+        journal_run(&j->db, e,
+                    "UPDATE file SET state = 2, changed_ms = ?1, sha256 = coalesce(?3, sha256)"
+                    " WHERE id = ?2 AND state = 1 AND NOT EXISTS"
+                    " (SELECT 1 FROM delivery WHERE file_id = ?2 AND state NOT IN (3, 6, 8))"
+                    " AND EXISTS (SELECT 1 FROM delivery WHERE file_id = ?2 AND state IN (3, 6))",
+                    journal_int(clock_realtime_ms()), journal_id(file_id),
+                    journal_blob(sha256, JOURNAL_SHA256_SIZE));
 
     *ret_delivered = rc == 0 && sqlite3_changes(j->db.sqlite) > 0;
     return rc;
@@ -91,65 +93,74 @@ static int load_sibling(struct journal *j, const char *destination,
     return oom ? err_set(e, ERR_NOMEM, "journal: out of memory") : 0;
 }
 
+/* What a candidate is, and whether another delivery of its instance is under way: then *ret_busy,
+ * and no row. */
 static int load_row(struct journal *j, const char *destination, uint64_t id,
-                    struct journal_delivery_row **ret, struct err *e)
+                    struct journal_delivery_row *row, bool *ret_busy, struct err *e)
 {
-    struct journal_delivery_row *row = calloc(1, sizeof(*row));
     sqlite3_stmt *stmt;
-    bool oom = false;
-    int rc;
-
-    *ret = row;
-    if (row == NULL)
-        return err_set(e, ERR_NOMEM, "journal: out of memory");
-    rc = journal_query(
+    bool oom = false, sibling;
+    int rc = journal_query(
         &j->db, e, &stmt,
-        "SELECT d.id, file_id, watch, path, f.size, mtime_ns, sop_class_uid, d.sop_instance_uid,"
+        "SELECT EXISTS (SELECT 1 FROM delivery s INDEXED BY delivery_sending WHERE s.state = 1"
+        "  AND s.destination = d.destination AND s.sop_instance_uid = d.sop_instance_uid),"
+        " EXISTS (SELECT 1 FROM delivery s INDEXED BY delivery_there WHERE s.state IN (3, 6)"
+        "  AND s.destination = d.destination AND s.sop_instance_uid = d.sop_instance_uid),"
+        " file_id, watch, path, f.size, mtime_ns, sop_class_uid, d.sop_instance_uid,"
         " study_instance_uid, series_instance_uid, transfer_syntax_uid, route, folder, attempts,"
         " d.created_ms, uncertain, send_anyway FROM delivery d JOIN file f ON f.id = file_id WHERE "
         "d.id = ?",
         journal_id(id));
+
     if (rc <= 0)
         return rc < 0 ? rc : err_set(e, ERR_DAMAGED, "journal: a delivery without its file");
+    *ret_busy = sqlite3_column_int(stmt, 0) != 0;
+    if (*ret_busy) {
+        journal_db_done(stmt);
+        return 0;
+    }
+    sibling = sqlite3_column_int(stmt, 1) != 0;
     row->id = id;
-    row->file_id = journal_column_id(stmt, 1);
-    row->watch = journal_column_dup(stmt, 2, &oom);
-    row->path = journal_column_dup(stmt, 3, &oom);
-    row->size = journal_column_id(stmt, 4);
-    row->mtime_ns = sqlite3_column_int64(stmt, 5);
-    row->sop_class_uid = journal_column_dup(stmt, 6, &oom);
-    row->sop_instance_uid = journal_column_dup(stmt, 7, &oom);
-    row->study_instance_uid = journal_column_dup(stmt, 8, &oom);
-    row->series_instance_uid = journal_column_dup(stmt, 9, &oom);
-    row->transfer_syntax_uid = journal_column_dup(stmt, 10, &oom);
-    row->route = journal_column_dup(stmt, 11, &oom);
-    row->folder = journal_column_dup(stmt, 12, &oom);
-    row->attempts = (unsigned)sqlite3_column_int(stmt, 13);
-    row->created_ms = sqlite3_column_int64(stmt, 14);
-    row->uncertain = sqlite3_column_int(stmt, 15) != 0;
-    row->send_anyway = sqlite3_column_int(stmt, 16) != 0;
+    row->file_id = journal_column_id(stmt, 2);
+    row->watch = journal_column_dup(stmt, 3, &oom);
+    row->path = journal_column_dup(stmt, 4, &oom);
+    row->size = journal_column_id(stmt, 5);
+    row->mtime_ns = sqlite3_column_int64(stmt, 6);
+    row->sop_class_uid = journal_column_dup(stmt, 7, &oom);
+    row->sop_instance_uid = journal_column_dup(stmt, 8, &oom);
+    row->study_instance_uid = journal_column_dup(stmt, 9, &oom);
+    row->series_instance_uid = journal_column_dup(stmt, 10, &oom);
+    row->transfer_syntax_uid = journal_column_dup(stmt, 11, &oom);
+    row->route = journal_column_dup(stmt, 12, &oom);
+    row->folder = journal_column_dup(stmt, 13, &oom);
+    row->attempts = (unsigned)sqlite3_column_int(stmt, 14);
+    row->created_ms = sqlite3_column_int64(stmt, 15);
+    row->uncertain = sqlite3_column_int(stmt, 16) != 0;
+    row->send_anyway = sqlite3_column_int(stmt, 17) != 0;
     journal_db_done(stmt);
     if (oom)
         return err_set(e, ERR_NOMEM, "journal: out of memory");
-    return load_sibling(j, destination, row, e);
+    return sibling ? load_sibling(j, destination, row, e) : 0;
 }
 
 /* Claims or blocks one candidate. */
 static int claim_one(struct journal *j, struct journal_claim *c, uint64_t id, struct err *e)
 {
-    int rc = journal_run(
-        &j->db, e,
-        "UPDATE delivery SET blocked = 1 WHERE id = ?1 AND EXISTS (SELECT 1 FROM delivery s"
-        " WHERE s.destination = delivery.destination"
-        " AND s.sop_instance_uid = delivery.sop_instance_uid AND s.state = 1)",
-        journal_id(id));
+    struct journal_delivery_row *row = calloc(1, sizeof(*row));
+    bool busy = false;
+    int rc;
 
-    if (rc != 0 || sqlite3_changes(j->db.sqlite) > 0)
-        return rc;
-    rc = journal_run(&j->db, e, "UPDATE delivery SET state = 1, changed_ms = ? WHERE id = ?",
-                     journal_int(clock_realtime_ms()), journal_id(id));
+    if (row == NULL)
+        return err_set(e, ERR_NOMEM, "journal: out of memory");
+    rc = load_row(j, c->destination, id, row, &busy, e);
+    if (rc == 0 && !busy) {
+        c->rows[c->n++] = row;
+        return journal_run(&j->db, e, "UPDATE delivery SET state = 1, changed_ms = ? WHERE id = ?",
+                           journal_int(clock_realtime_ms()), journal_id(id));
+    }
+    journal_delivery_row_free(row);
     if (rc == 0)
-        rc = load_row(j, c->destination, id, &c->rows[c->n++], e);
+        rc = journal_run(&j->db, e, "UPDATE delivery SET blocked = 1 WHERE id = ?", journal_id(id));
     return rc;
 }
 
@@ -229,7 +240,7 @@ int journal_run_claim(struct journal *j, struct journal_op *op, struct err *e)
 /* The row of a delivery that is to be settled. */
 struct settled {
     enum delivery_state state;
-    char *destination, *sop_instance_uid;
+    char *destination, *sop_instance_uid; /* where another one waits behind it, else NULL */
 };
 
 static int settle_load(struct journal *j, struct journal_settle *s, struct settled *ret,
@@ -239,7 +250,10 @@ static int settle_load(struct journal *j, struct journal_settle *s, struct settl
     bool oom = false;
     int rc = journal_query(
         &j->db, e, &stmt,
-        "SELECT state, file_id, destination, sop_instance_uid FROM delivery WHERE id = ?",
+        "SELECT state, file_id, destination, sop_instance_uid, EXISTS (SELECT 1 FROM delivery b"
+        " INDEXED BY delivery_blocked WHERE b.destination = d.destination"
+        " AND b.sop_instance_uid = d.sop_instance_uid AND b.blocked = 1)"
+        " FROM delivery d WHERE id = ?",
         journal_id(s->delivery_id));
 
     if (rc < 0)
@@ -249,43 +263,40 @@ static int settle_load(struct journal *j, struct journal_settle *s, struct settl
                        (unsigned long long)s->delivery_id);
     ret->state = (enum delivery_state)sqlite3_column_int(stmt, 0);
     s->file_id = journal_column_id(stmt, 1);
-    ret->destination = journal_column_dup(stmt, 2, &oom);
-    ret->sop_instance_uid = journal_column_dup(stmt, 3, &oom);
+    if (sqlite3_column_int(stmt, 4) != 0) {
+        ret->destination = journal_column_dup(stmt, 2, &oom);
+        ret->sop_instance_uid = journal_column_dup(stmt, 3, &oom);
+    }
     journal_db_done(stmt);
     return oom ? err_set(e, ERR_NOMEM, "journal: out of memory") : 0;
 }
 
-static int settle_store(struct journal *j, const struct journal_settle *s, enum delivery_state old,
-                        bool arrived, struct err *e)
+static int settle_store(struct journal *j, const struct journal_settle *s, bool arrived,
+                        struct err *e)
 {
     const void *sha256 = s->has_sha256 ? s->sha256 : NULL;
     bool waits = s->state == DELIVERY_WAITING;
-    int rc;
 
     /* A doubt stays until the delivery arrived: that one more try began and was given up says
      * nothing about the last. */
-    rc = journal_run(&j->db, e,
-                     "UPDATE delivery SET state = ?, reason = ?, next_ms = ?, uncertain = "
-                     "(uncertain OR ?) AND NOT ?,"
-                     " attempts = attempts + ?, sha256 = coalesce(?, sha256), remote_id = "
-                     "coalesce(?, remote_id),"
-                     " bytes = ?, changed_ms = ? WHERE id = ?",
-                     journal_int(s->state), journal_text(s->reason),
-                     waits ? journal_int(s->next_ms) : journal_blob(NULL, 0),
-                     journal_int(s->uncertain), journal_int(arrived), journal_int(s->count_attempt),
-                     journal_blob(sha256, JOURNAL_SHA256_SIZE), journal_text(s->remote_id),
-                     journal_id(s->bytes), journal_int(clock_realtime_ms()),
-                     journal_id(s->delivery_id));
-    /* What ended meanwhile was sent from an older version of the file than its row is about. */
-    if (rc == 0 && sha256 != NULL && old != DELIVERY_ENDED)
-        rc = journal_run(&j->db, e, "UPDATE file SET sha256 = ? WHERE id = ? AND past = 0",
-                         journal_blob(sha256, JOURNAL_SHA256_SIZE), journal_id(s->file_id));
-    return rc;
+    return journal_run(&j->db, e,
+                       "UPDATE delivery SET state = ?, reason = ?, next_ms = ?, uncertain = "
+                       "(uncertain OR ?) AND NOT ?,"
+                       " attempts = attempts + ?, sha256 = coalesce(?, sha256), remote_id = "
+                       "coalesce(?, remote_id),"
+                       " bytes = ?, changed_ms = ? WHERE id = ?",
+                       journal_int(s->state), journal_text(s->reason),
+                       waits ? journal_int(s->next_ms) : journal_blob(NULL, 0),
+                       journal_int(s->uncertain), journal_int(arrived),
+                       journal_int(s->count_attempt), journal_blob(sha256, JOURNAL_SHA256_SIZE),
+                       journal_text(s->remote_id), journal_id(s->bytes),
+                       journal_int(clock_realtime_ms()), journal_id(s->delivery_id));
 }
 
 static int settle(struct journal *j, struct journal_settle *s, struct settled *old, struct err *e)
 {
     bool arrived = s->state == DELIVERY_DELIVERED || s->state == DELIVERY_DUPLICATE;
+    const uint8_t *sha256;
     int rc = settle_load(j, s, old, e);
 
     if (rc != 0)
@@ -299,11 +310,17 @@ static int settle(struct journal *j, struct journal_settle *s, struct settled *o
         return err_set(e, ERR_INVALID, "journal: delivery %llu is %s and may not become %s",
                        (unsigned long long)s->delivery_id, delivery_state_name(old->state),
                        delivery_state_name(s->state));
-    rc = settle_store(j, s, old->state, arrived, e);
-    if (rc == 0 && old->state == DELIVERY_SENDING && s->state != DELIVERY_QUEUED)
+    /* What ended meanwhile was sent from an older version of the file than its row is about. */
+    sha256 = s->has_sha256 && old->state != DELIVERY_ENDED ? s->sha256 : NULL;
+    rc = settle_store(j, s, arrived, e);
+    if (rc == 0 && old->destination != NULL && old->state == DELIVERY_SENDING &&
+        s->state != DELIVERY_QUEUED)
         rc = journal_unblock(j, old->destination, old->sop_instance_uid, e);
     if (rc == 0 && arrived)
-        rc = journal_complete(j, s->file_id, &s->file_delivered, e);
+        rc = journal_complete(j, s->file_id, sha256, &s->file_delivered, e);
+    if (rc == 0 && sha256 != NULL && !s->file_delivered)
+        rc = journal_run(&j->db, e, "UPDATE file SET sha256 = ? WHERE id = ? AND past = 0",
+                         journal_blob(sha256, JOURNAL_SHA256_SIZE), journal_id(s->file_id));
     return rc;
 }
 

@@ -12,6 +12,7 @@
 
 #include <malloc.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define GROUP_MAX 2048
 #define IDLE_MS   3000 /* quiet for so long: give memory back and empty the log, once */
@@ -116,6 +117,7 @@ static void run_one(struct journal *j, struct journal_op *op)
 
 static void roll_back(struct journal *j)
 {
+    journal_counts_drop(&j->db);
     if (!sqlite3_get_autocommit(j->db.sqlite))
         journal_run(&j->db, NULL, "ROLLBACK");
 }
@@ -138,18 +140,22 @@ static bool run_together(struct journal *j, struct journal_op *group)
 static int run_apart(struct journal *j, struct journal_op *group, struct err *e)
 {
     for (struct journal_op *op = group; op != NULL; op = op->next) {
+        struct journal_counted counted[JOURNAL_COUNTS];
         int rc = journal_run(&j->db, e, "SAVEPOINT op");
 
         if (rc != 0)
             return rc;
+        memcpy(counted, j->db.counted, sizeof(counted));
         run_one(j, op);
         if (sqlite3_get_autocommit(j->db.sqlite)) {
             *e = op->err;
             return op->status != 0 ? op->status
                                    : err_set(e, ERR_IO, "journal: the transaction was lost");
         }
-        if (op->status != 0)
+        if (op->status != 0) {
+            memcpy(j->db.counted, counted, sizeof(counted));
             rc = journal_run(&j->db, e, "ROLLBACK TO op");
+        }
         if (rc == 0)
             rc = journal_run(&j->db, e, "RELEASE op");
         if (rc != 0)
@@ -181,6 +187,8 @@ static int transact(struct journal *j, struct journal_op *group, bool reads, str
         if (rc == 0)
             rc = run_apart(j, group, e);
     }
+    if (rc == 0)
+        rc = journal_counts_store(&j->db, e);
     if (rc == 0)
         rc = journal_run(&j->db, e, "COMMIT");
     if (rc != 0)

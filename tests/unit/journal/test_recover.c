@@ -498,12 +498,14 @@ static void test_guard(void **state)
     admit_many(f, 0, 2);
     fixture_close(f);
     assert_int_equal(journal_db_open(&db, fixture_path(f, "journal.db"), 1024, &e), 0);
-    assert_int_equal(journal_schema_guard(&db, &e), 0);
+    assert_int_equal(journal_counts_watch(&db, &e), 0);
     assert_int_not_equal(journal_db_exec(&db, "UPDATE delivery SET state = 3", &e), 0);
     assert_int_not_equal(journal_db_exec(&db, "UPDATE file SET state = 3", &e), 0);
     assert_int_equal(journal_db_exec(&db, "UPDATE delivery SET state = 1 WHERE id = 1", &e), 0);
     assert_int_equal(journal_db_exec(&db, "UPDATE delivery SET state = 3 WHERE id = 1", &e), 0);
     assert_int_not_equal(journal_db_exec(&db, "UPDATE delivery SET state = 0 WHERE id = 1", &e), 0);
+    assert_string_equal(e.text + strlen(e.text) - strlen("(illegal change of a state)"),
+                        "(illegal change of a state)");
     assert_int_equal(journal_db_close(&db, &e), 0);
 }
 
