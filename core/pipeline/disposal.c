@@ -183,15 +183,15 @@ static void prune_above(char *path, const char *root)
 static void prune_parents(const struct item *x, const struct config_watch *w)
 {
     const char *relative = intake_relative(w, x->path);
-    char *path = strdup(x->path), *dropped = NULL, *root = NULL;
-    if (path && asprintf(&root, "%.*s", (int)(relative - x->path - 1), x->path) >= 0)
+    char *path = strdup(x->path), *root = strndup(x->path, (size_t)(relative - x->path - 1));
+    char *dropped;
+    if (path && root)
         prune_above(path, root);
-    if (asprintf(&dropped, "%s/%s", w->path, relative) >= 0)
-        prune_above(dropped, w->path);
-    else
-        dropped = NULL;
     free(path);
     free(root);
+    if (asprintf(&dropped, "%s/%s", w->path, relative) < 0)
+        return;
+    prune_above(dropped, w->path);
     free(dropped);
 }
 

@@ -50,6 +50,7 @@ struct pipeline {
     void (*told)(const char *text, void *ctx);
     void *told_ctx;
     bool rebuilding;
+    uint64_t rebuild_ms; /* until the next look whether it is */
     struct journal_rebuilt rebuilt;
     unsigned n_journal_calls;
     struct held_query *held; /* a page of each is asked for, or being taken in */
@@ -63,6 +64,7 @@ struct pipeline {
 
 /* ---- Intake's and schedules' news ---- */
 
+static void look_soon_if_rebuilt(struct pipeline *p);
 static void held_found(struct journal_op *op, int status, const struct err *e);
 static void close_next_stage(struct pipeline *p);
 
@@ -136,6 +138,7 @@ static void admitted(size_t watch, const struct journal_admit *a, void *ctx)
     progress_admitted(p->progress, a);
     if (p->closing)
         return;
+    look_soon_if_rebuilt(p);
     for (size_t i = 0; i < a->n_deliveries; i++)
         for (size_t d = 0; d < c->n_destinations; d++)
             if (strcmp(c->destinations[d].name, a->deliveries[i].destination) == 0)
@@ -196,6 +199,7 @@ static void batch_done(void *ctx, unsigned token)
     struct pipeline_watch *w = ctx;
     if (w->watch)
         watch_batch_done(w->watch, token);
+    look_soon_if_rebuilt(w->pipeline);
 }
 
 static void batch(struct watch *watch, unsigned token, const struct watch_file *files, size_t n,
@@ -232,17 +236,30 @@ static bool all_taken_in(const struct pipeline *p)
 }
 
 /* Not when the scans end: what they found has yet to settle and to be read, and is taken in as
- * uncertain only until the journal is told. */
+ * uncertain only until the journal is told. Less and less often while nothing happens: a mount may
+ * hang for days. */
 static void look_if_rebuilt(uv_timer_t *timer)
 {
     struct pipeline *p = timer->data;
-    if (!all_taken_in(p))
+    if (!all_taken_in(p)) {
+        p->rebuild_ms *= 2;
+        uv_timer_start(timer, look_if_rebuilt, p->rebuild_ms, 0);
         return;
-    uv_timer_stop(timer);
+    }
     p->rebuilding = false;
     p->n_journal_calls++;
     p->rebuilt.op = (struct journal_op){.cb = rebuilt, .ctx = p};
     journal_rebuilt(p->env.journal, &p->rebuilt);
+}
+
+/* Something was found, or taken in. */
+static void look_soon_if_rebuilt(struct pipeline *p)
+{
+    if (!p->rebuilding || p->closing || p->n_scanned < p->n_watches ||
+        p->rebuild_ms == REBUILD_LOOK_MS)
+        return;
+    p->rebuild_ms = REBUILD_LOOK_MS;
+    uv_timer_start(&p->rebuild, look_if_rebuilt, p->rebuild_ms, 0);
 }
 
 static void scan_done(struct pipeline_watch *w)
@@ -250,9 +267,9 @@ static void scan_done(struct pipeline_watch *w)
     struct pipeline *p = w->pipeline;
     if (!w->scanned) {
         w->scanned = true;
-        if (++p->n_scanned == p->n_watches && p->rebuilding && !p->closing)
-            uv_timer_start(&p->rebuild, look_if_rebuilt, REBUILD_LOOK_MS, REBUILD_LOOK_MS);
+        p->n_scanned++;
     }
+    look_soon_if_rebuilt(p);
     sweep_start(p->sweep);
 }
 

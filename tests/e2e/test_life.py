@@ -107,6 +107,28 @@ def test_a_signal_during_a_reload_is_not_lost(sandbox, ferries):
     assert ferry.by_name()["b.dcm"]["deliveries"][0]["folder"] == "New"
 
 
+def wakeups(pid):
+    """Of the loop's thread."""
+    status = pathlib.Path(f"/proc/{pid}/task/{pid}/status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+
+def test_a_journal_that_cannot_be_rebuilt_yet_costs_nothing(sandbox, ferries):
+    """What is still in the folders decides when it is; nobody asks four times a second until then."""
+    ferry = ferries({"cloud": sandbox.url}, watch={"settle": "10m", "settle_timeout": "20m"}).start()
+    assert ferry.stop() == 0
+    (ferry.state / "journal.db").write_bytes(b"\x5a" * 8192)
+    dicom.write(ferry.inbox / "a.dcm")
+    ferry.start()
+    assert "the journal was damaged" in ferry.log()
+    ferry.wait(lambda: "drop folder scanned" in ferry.log(), 30, "the scan")
+    time.sleep(2)
+    before = wakeups(ferry.process.pid)
+    time.sleep(5)
+    assert wakeups(ferry.process.pid) - before <= 6
+    assert "the journal is rebuilt" not in ferry.log()
+
+
 def test_what_a_crash_left_in_custody_is_found(sandbox, ferries):
     """Also under a number that `include` does not match, and without rescans, which cost nothing then."""
     ferry = ferries({"cloud": sandbox.url}, watch={"custody": "rename", "include": ["*.dcm"], "rescan": "off"})
