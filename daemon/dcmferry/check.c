@@ -5,6 +5,7 @@
 #include "config/config.h"
 #include "dcmferry.h"
 #include "drop_in.h"
+#include "unit.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,16 +43,44 @@ static const char *try_write(const char *folder)
     return unlink(to) == 0 ? NULL : strerror(errno);
 }
 
-enum access { TO_READ, TO_WRITE, TO_OWN };
+/* Whether the daemon can make the folder itself: a failure of what is above says no. */
+static bool can_be_made(const char *path)
+{
+    char at[4096];
+    if ((size_t)snprintf(at, sizeof at, "%s", path) >= sizeof at)
+        return false;
+    for (char *slash; (slash = strrchr(at, '/')) && slash > at;) {
+        *slash = '\0';
+        if (faccessat(AT_FDCWD, at, W_OK | X_OK, AT_EACCESS) == 0)
+            return true;
+        if (errno != ENOENT)
+            return false;
+    }
+    return false;
+}
+
+enum access { TO_READ, TO_WRITE, TO_MAKE, TO_OWN }; /* each with those before it */
+
+static int check_missing(const char *what, const char *path, enum access to, const char *user)
+{
+    bool made = to >= TO_MAKE && (can_be_made(path) || fsutil_path_within(path, UNIT_STATE));
+    printf("%s %s: is not there%s\n", what, path, made ? " yet" : "");
+    if (made)
+        return 0;
+    if (to >= TO_MAKE) {
+        printf("  make it with: install -d -o %s -m %s ", user, to == TO_OWN ? "0700" : "0750");
+        drop_in_print_word(path);
+        puts("");
+    }
+    return 1;
+}
 
 static int check_folder(const char *what, const char *path, enum access to, const char *user)
 {
     const char *fault = NULL;
     if (faccessat(AT_FDCWD, path, R_OK | X_OK, AT_EACCESS) != 0) {
-        if (errno == ENOENT && to != TO_READ) { /* what is above it was looked at */
-            printf("%s %s: is not there yet\n", what, path);
-            return 0;
-        }
+        if (errno == ENOENT)
+            return check_missing(what, path, to, user);
         fault = strerror(errno);
     }
     if (fault) {
@@ -66,7 +95,7 @@ static int check_folder(const char *what, const char *path, enum access to, cons
         printf("  mend it with: chown -R %s ", user);
     else
         printf("  mend it with: setfacl -R -m u:%s:%s -m d:u:%s:%s ", user,
-               to == TO_WRITE ? "rwX" : "rX", user, to == TO_WRITE ? "rwX" : "rX");
+               to == TO_READ ? "rX" : "rwX", user, to == TO_READ ? "rX" : "rwX");
     drop_in_print_word(path);
     puts("");
     return 1;
@@ -99,9 +128,9 @@ static int check_folders(const struct config *c, const char *user)
         faults += check_folder("drop folder", w->path,
                                drop_in_writes_sources(w) ? TO_WRITE : TO_READ, user);
         if (w->rejected)
-            faults += check_folder("rejected", w->rejected, TO_WRITE, user);
+            faults += check_folder("rejected", w->rejected, TO_MAKE, user);
         if (move)
-            faults += check_folder("moved to", move, TO_WRITE, user);
+            faults += check_folder("moved to", move, TO_MAKE, user);
         free(move);
     }
     return faults;
@@ -116,17 +145,18 @@ static void print_fault(const char *path, const struct config_fault *f)
 }
 
 /* Whether it is so here only: systemd makes the state folder and hands over credentials when it
- * starts the service. */
+ * starts the service. `c` may be NULL. */
 static bool is_systemds(const struct config *c, const char *fault)
 {
     if (strstr(fault, "$CREDENTIALS_DIRECTORY is not set"))
         return true;
-    return strncmp(fault, "state: cannot write in ", 23) == 0 &&
-           fsutil_path_within(c->state, DROP_IN_STATE) && access(DROP_IN_STATE, F_OK) != 0 &&
+    return c && strncmp(fault, "state: cannot write in ", 23) == 0 &&
+           fsutil_path_within(c->state, UNIT_STATE) && access(UNIT_STATE, F_OK) != 0 &&
            errno == ENOENT;
 }
 
-/* As who runs this: keys, certificates and folders. */
+/* As who runs this: the file again, now with keys, certificates and folders. `c` is NULL if the
+ * file alone is faulty. */
 static bool look(const struct command_options *o, const struct config *c, const char *user)
 {
     struct config *again = NULL;
@@ -142,28 +172,40 @@ static bool look(const struct command_options *o, const struct config *c, const 
     }
     config_faults_free(&faults);
     config_free(again);
-    bad = check_folders(c, user) > 0 || bad;
+    bad = (c && check_folders(c, user) > 0) || bad;
     fflush(stdout);
     return bad;
 }
 
-/* As the service's user where we may become it: what that user may is what counts. */
-static int look_as(const struct command_options *o, const struct config *c, const char *user)
+/* The groups of the user, and those that the unit gives the service beside them. */
+static int take_groups(const struct passwd *pw, const struct unit *u)
 {
-    const struct passwd *pw = getpwnam(user);
-    if (!pw) {
-        fprintf(stderr,
-                "dcmferry check: there is no user '%s', so the service cannot start: make it with "
-                "systemd-sysusers, or name the service's user with --user\n",
-                user);
-        return 1;
+    gid_t groups[256];
+    int n = 256;
+    if (getgrouplist(pw->pw_name, pw->pw_gid, groups, &n) < 0)
+        return -1;
+    for (size_t i = 0; i < u->groups.n && n < 256; i++) {
+        const struct group *gr = getgrnam(u->groups.items[i]);
+        if (gr)
+            groups[n++] = gr->gr_gid;
+        else
+            printf("the unit's SupplementaryGroups= names a group that is not there: %s\n",
+                   u->groups.items[i]);
     }
+    return setgroups((size_t)n, groups);
+}
+
+/* As the service's user where we may become it: what that user may is what counts. */
+static int look_as(const struct command_options *o, const struct config *c, const struct passwd *pw,
+                   const struct unit *u)
+{
     if (geteuid() != 0) {
         if (pw->pw_uid != geteuid())
-            printf("not run as root: looking as you, who may do other things than %s\n", user);
-        return look(o, c, user);
+            printf("not run as root: looking as you, who may do other things than %s\n",
+                   pw->pw_name);
+        return look(o, c, pw->pw_name);
     }
-    printf("as user %s:\n", user);
+    printf("as user %s:\n", pw->pw_name);
     fflush(stdout);
     pid_t pid = fork();
     if (pid < 0) {
@@ -171,12 +213,11 @@ static int look_as(const struct command_options *o, const struct config *c, cons
         return 1;
     }
     if (pid == 0) {
-        if (initgroups(pw->pw_name, pw->pw_gid) != 0 || setgid(pw->pw_gid) != 0 ||
-            setuid(pw->pw_uid) != 0) {
+        if (take_groups(pw, u) != 0 || setgid(pw->pw_gid) != 0 || setuid(pw->pw_uid) != 0) {
             perror("dcmferry check: cannot become the user");
             _exit(1);
         }
-        _exit(look(o, c, user));
+        _exit(look(o, c, pw->pw_name));
     }
     int status;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -184,10 +225,35 @@ static int look_as(const struct command_options *o, const struct config *c, cons
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
+static int check(const struct command_options *o, const char *user, const struct unit *u)
+{
+    struct config *config = NULL;
+    struct config_faults faults = {0};
+    const struct passwd *pw = getpwnam(user);
+    int code = config_load(o->config_path, false, &config, &faults) != 0;
+    if (pw) {
+        code = look_as(o, config, pw, u) || code;
+    } else {
+        for (size_t i = 0; i < faults.n; i++)
+            print_fault(o->config_path, &faults.items[i]);
+        fprintf(stderr,
+                "dcmferry check: there is no user '%s', so the service cannot start: make it with "
+                "systemd-sysusers, or name the service's user with --user\n",
+                user);
+        code = 1;
+    }
+    config_faults_free(&faults);
+    if (config && drop_in_print(config, u, user) > 0)
+        code = 1;
+    config_free(config);
+    puts(code == 0 ? "\nno faults" : "\nthere are faults: see above");
+    return code;
+}
+
 int command_check(const struct command_options *o, int argc, char **argv)
 {
     static const struct option options[] = {{"user", required_argument, NULL, 'u'}, {0}};
-    const char *user = "dcmferry";
+    const char *user = NULL;
     int c, code;
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (c != 'u')
@@ -196,18 +262,9 @@ int command_check(const struct command_options *o, int argc, char **argv)
     }
     if ((code = command_no_more(optind, argc, argv)) != 0)
         return code;
-    struct config *config = NULL;
-    struct config_faults faults = {0};
-    int rc = config_load(o->config_path, false, &config, &faults);
-    for (size_t i = 0; i < faults.n; i++)
-        print_fault(o->config_path, &faults.items[i]);
-    config_faults_free(&faults);
-    if (rc != 0)
-        return 1;
-    code = look_as(o, config, user);
-    if (drop_in_print(config, user) > 0)
-        code = 1;
-    config_free(config);
-    puts(code == 0 ? "\nno faults" : "\nthere are faults: see above");
-    return code != 0;
+    struct unit u;
+    unit_load(&u);
+    code = check(o, user ? user : u.user ? u.user : "dcmferry", &u);
+    unit_free(&u);
+    return code;
 }

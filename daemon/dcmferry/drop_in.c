@@ -2,25 +2,13 @@
 
 #include "base/fsutil.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define FILE_NAME "/etc/systemd/system/dcmferryd.service.d/drop-folders.conf"
-
-struct paths {
-    char **items;
-    size_t n;
-};
-
-struct unit {
-    struct paths writable;
-    bool known, strict, private_tmp, home_read_only, home_hidden;
-};
 
 bool drop_in_writes_sources(const struct config_watch *w)
 {
@@ -39,103 +27,7 @@ char *drop_in_move_folder(const struct config_watch *w)
     return folder;
 }
 
-static void add_path(struct paths *p, const char *path)
-{
-    char **grown = realloc(p->items, (p->n + 1) * sizeof *grown);
-    char *copy = path ? strdup(path) : NULL;
-    if (grown)
-        p->items = grown;
-    if (grown && copy)
-        p->items[p->n++] = copy;
-    else
-        free(copy);
-}
-
-static void free_paths(struct paths *p)
-{
-    for (size_t i = 0; i < p->n; i++)
-        free(p->items[i]);
-    free(p->items);
-}
-
-/* The next word of a line of `systemctl show`, unquoted; false: there is none. */
-static bool next_word(const char **line, char *word, size_t size)
-{
-    const char *p = *line + strspn(*line, " \n");
-    size_t n = 0;
-    bool quoted = false;
-    if (*p == '\0')
-        return false;
-    for (; *p && (quoted || (*p != ' ' && *p != '\n')); p++) {
-        unsigned byte = (unsigned char)*p;
-        if (byte == '"') {
-            quoted = !quoted;
-            continue;
-        }
-        if (byte == '\\' && p[1] == 'x' && sscanf(p + 2, "%2x", &byte) == 1 &&
-            isxdigit((unsigned char)p[3]))
-            p += 3;
-        else if (byte == '\\' && p[1])
-            byte = (unsigned char)*++p;
-        if (n + 1 < size)
-            word[n++] = (char)byte;
-    }
-    word[n] = '\0';
-    *line = p;
-    return true;
-}
-
-/* "-" before a path means that it may be missing, "+" that it is below the unit's root. */
-static void add_words(struct paths *p, const char *line, const char *prefix)
-{
-    char word[4096], path[4096 + 32];
-    while (next_word(&line, word, sizeof word)) {
-        snprintf(path, sizeof path, "%s%s", prefix, word + strspn(word, "-+"));
-        add_path(p, path);
-    }
-}
-
-/* What the unit as loaded may do; that of the unit we ship if systemd is not there or does not know
- * it. */
-static void look_at_unit(struct unit *u)
-{
-    struct unit loaded = {0};
-    char line[16384];
-    *u = (struct unit){.strict = true, .private_tmp = true, .home_read_only = true};
-    FILE *f = access("/run/systemd/system", F_OK) != 0
-                  ? NULL
-                  : popen("systemctl show dcmferryd.service -p LoadState -p ProtectSystem -p "
-                          "ReadWritePaths -p StateDirectory -p PrivateTmp -p ProtectHome "
-                          "2>/dev/null",
-                          "re");
-    while (f && fgets(line, sizeof line, f)) {
-        char *value = strchr(line, '=');
-        if (!value)
-            continue;
-        *value++ = '\0';
-        if (strcmp(line, "LoadState") == 0)
-            loaded.known = strcmp(value, "loaded\n") == 0;
-        else if (strcmp(line, "ProtectSystem") == 0)
-            loaded.strict = strcmp(value, "strict\n") == 0;
-        else if (strcmp(line, "PrivateTmp") == 0)
-            loaded.private_tmp = strcmp(value, "no\n") != 0;
-        else if (strcmp(line, "ProtectHome") == 0) {
-            loaded.home_read_only = strcmp(value, "no\n") != 0;
-            loaded.home_hidden = loaded.home_read_only && strcmp(value, "read-only\n") != 0;
-        } else if (strcmp(line, "ReadWritePaths") == 0)
-            add_words(&loaded.writable, value, "");
-        else if (strcmp(line, "StateDirectory") == 0)
-            add_words(&loaded.writable, value, "/var/lib/");
-    }
-    if (f && pclose(f) == 0 && loaded.known) {
-        *u = loaded;
-        return;
-    }
-    free_paths(&loaded.writable);
-    add_path(&u->writable, DROP_IN_STATE);
-}
-
-static bool is_within(const struct paths *p, const char *path)
+static bool is_within(const struct unit_words *p, const char *path)
 {
     for (size_t i = 0; i < p->n; i++)
         if (fsutil_path_within(path, p->items[i]))
@@ -151,25 +43,114 @@ static bool is_below(const char *path, const char *const *folders)
     return false;
 }
 
-/* Every folder that the service writes to. */
-static void wanted_paths(const struct config *c, struct paths *p)
+/* Every folder of that drop folder's that the service writes to. */
+static void watch_paths(const struct config_watch *w, struct unit_words *p)
 {
-    add_path(p, c->state);
+    char *move = drop_in_move_folder(w);
+    if (drop_in_writes_sources(w))
+        unit_words_add(p, w->path);
+    unit_words_add(p, w->rejected);
+    unit_words_add(p, move);
+    free(move);
+}
+
+static void wanted_paths(const struct config *c, struct unit_words *p)
+{
+    unit_words_add(p, c->state);
+    for (size_t i = 0; i < c->n_watches; i++)
+        watch_paths(&c->watches[i], p);
+}
+
+/* The device that the folder is on or will be made on; 0: unknown. */
+static dev_t device(const char *path)
+{
+    char at[4096];
+    struct stat st;
+    if ((size_t)snprintf(at, sizeof at, "%s", path) >= sizeof at)
+        return 0;
+    while (stat(at, &st) != 0) {
+        char *slash = strrchr(at, '/');
+        if (errno != ENOENT || !slash || slash == at)
+            return 0;
+        *slash = '\0';
+    }
+    return st.st_dev;
+}
+
+/* Each path of ReadWritePaths= becomes a mount, and between two of them files can only be copied,
+ * not renamed: the folder above all of them, if they are on one file system and it is nobody
+ * else's. malloc'ed, or NULL. */
+static char *folder_above(const struct unit_words *p)
+{
+    static const char *const others[] = {
+        "/",    "/etc", "/home", "/mnt", "/media",   "/opt",       "/root",    "/run",
+        "/srv", "/tmp", "/usr",  "/var", "/var/lib", "/var/spool", "/var/tmp", NULL};
+    char *above = p->n > 1 ? strdup(p->items[0]) : NULL;
+    for (size_t i = 1; above && i < p->n; i++) {
+        while (!fsutil_path_within(p->items[i], above)) {
+            char *slash = strrchr(above, '/');
+            slash[slash == above] = '\0';
+        }
+        if (device(p->items[i]) != device(p->items[0]))
+            above[1] = '\0';
+    }
+    for (size_t i = 0; above && others[i]; i++)
+        if (strcmp(above, others[i]) == 0) {
+            free(above);
+            above = NULL;
+        }
+    return above;
+}
+
+static void add_lacking(const struct unit *u, const struct unit_words *wanted,
+                        struct unit_words *lacking)
+{
+    char *above = folder_above(wanted);
+    for (size_t i = 0; i < wanted->n; i++) {
+        const char *path = above ? above : wanted->items[i];
+        if (!is_within(&u->writable, wanted->items[i]) && !is_within(lacking, path))
+            unit_words_add(lacking, path);
+    }
+    free(above);
+}
+
+/* What the unit must let the service write, and does not. */
+static void lacking_paths(const struct config *c, const struct unit *u, struct unit_words *lacking)
+{
+    if (!u->strict)
+        return;
+    if (!is_within(&u->writable, c->state))
+        unit_words_add(lacking, c->state);
     for (size_t i = 0; i < c->n_watches; i++) {
-        const struct config_watch *w = &c->watches[i];
-        char *move = drop_in_move_folder(w);
-        if (drop_in_writes_sources(w))
-            add_path(p, w->path);
-        add_path(p, w->rejected);
-        add_path(p, move);
-        free(move);
+        struct unit_words wanted = {0};
+        watch_paths(&c->watches[i], &wanted);
+        add_lacking(u, &wanted, lacking);
+        unit_words_free(&wanted);
+    }
+}
+
+static void add_credential(const struct secret *s, const struct unit *u, struct unit_words *lacking)
+{
+    if (s->source == SECRET_CREDENTIAL && !unit_words_has(&u->credentials, s->reference) &&
+        !unit_words_has(lacking, s->reference))
+        unit_words_add(lacking, s->reference);
+}
+
+static void lacking_credentials(const struct config *c, const struct unit *u,
+                                struct unit_words *lacking)
+{
+    for (size_t i = 0; i < c->n_destinations; i++) {
+        const struct config_destination *d = &c->destinations[i];
+        add_credential(&d->postdicom.account_key, u, lacking);
+        add_credential(&d->postdicom.api_key, u, lacking);
+        add_credential(&d->proxy_password, u, lacking);
     }
 }
 
 /* Folders that the service would not see, or only read: it has a /tmp of its own, and homes are
  * protected from it. One of each kind, or NULL. */
-static void find_hidden(const struct config *c, const struct paths *wanted, const struct unit *u,
-                        const char **ret_tmp, const char **ret_home)
+static void find_hidden(const struct config *c, const struct unit_words *wanted,
+                        const struct unit *u, const char **ret_tmp, const char **ret_home)
 {
     static const char *const tmp[] = {"/tmp", "/var/tmp", NULL};
     static const char *const home[] = {"/home", "/root", "/run/user", NULL};
@@ -216,13 +197,23 @@ void drop_in_print_word(const char *text)
     putchar('\'');
 }
 
-static void print_missing_folders(const struct config *c, const struct paths *lacking,
+/* Who makes a drop folder makes it for those who write into it. */
+static bool is_drop_folder(const struct config *c, const char *path)
+{
+    for (size_t i = 0; i < c->n_watches; i++)
+        if (strcmp(c->watches[i].path, path) == 0)
+            return true;
+    return false;
+}
+
+static void print_missing_folders(const struct config *c, const struct unit_words *lacking,
                                   const char *user)
 {
     struct stat st;
     bool any = false;
     for (size_t i = 0; i < lacking->n; i++) {
-        if (stat(lacking->items[i], &st) == 0 || errno != ENOENT)
+        if (is_drop_folder(c, lacking->items[i]) || stat(lacking->items[i], &st) == 0 ||
+            errno != ENOENT)
             continue;
         if (!any)
             puts("make the folders first that are missing, or the service does not start:");
@@ -235,32 +226,33 @@ static void print_missing_folders(const struct config *c, const struct paths *la
 }
 
 /* The service sees the file system read-only but for what its unit names (systemd.exec(5),
- * ProtectSystem=strict): what is missing there. */
-int drop_in_print(const struct config *c, const char *user)
+ * ProtectSystem=strict), and has the credentials that its unit names: what is missing there. */
+int drop_in_print(const struct config *c, const struct unit *u, const char *user)
 {
-    struct paths wanted = {0}, lacking = {0};
-    struct unit u;
-    look_at_unit(&u);
-    wanted_paths(c, &wanted);
-    for (size_t i = 0; u.strict && i < wanted.n; i++)
-        if (!is_within(&u.writable, wanted.items[i]) && !is_within(&lacking, wanted.items[i]))
-            add_path(&lacking, wanted.items[i]);
+    struct unit_words wanted = {0}, lacking = {0}, credentials = {0};
     const char *in_tmp, *in_home;
-    find_hidden(c, &wanted, &u, &in_tmp, &in_home);
-    int missing = (int)lacking.n + (in_tmp != NULL) + (in_home != NULL);
+    wanted_paths(c, &wanted);
+    lacking_paths(c, u, &lacking);
+    lacking_credentials(c, u, &credentials);
+    find_hidden(c, &wanted, u, &in_tmp, &in_home);
+    int missing = (int)lacking.n + (int)credentials.n + (in_tmp != NULL) + (in_home != NULL);
     if (missing > 0) {
         puts("");
         print_missing_folders(c, &lacking, user);
         printf("%s\n%s\n(then: systemctl daemon-reload && systemctl restart dcmferryd):\n\n"
                "[Service]\n",
-               u.known ? "the service may not do all it has to; this is missing in"
-                       : "run by systemd, the service needs this drop-in,",
+               u->known ? "the service may not do all it has to; this is missing in"
+                        : "run by systemd, the service needs this drop-in,",
                FILE_NAME);
     }
     for (size_t i = 0; i < lacking.n; i++) {
         fputs("ReadWritePaths=", stdout);
         print_unit_path(lacking.items[i]);
     }
+    if (credentials.n > 0)
+        puts("# Name where they are; the files may be root's alone.");
+    for (size_t i = 0; i < credentials.n; i++)
+        printf("LoadCredential=%s:/etc/dcmferry/%s\n", credentials.items[i], credentials.items[i]);
     if (in_tmp)
         printf("# It has a /tmp and a /var/tmp of its own and does not see %s:\n"
                "# better put that elsewhere.\nPrivateTmp=no\n",
@@ -269,8 +261,8 @@ int drop_in_print(const struct config *c, const char *user)
         printf("# Homes are protected from it, and so is %s:\n"
                "# better put that elsewhere.\nProtectHome=no\n",
                in_home);
-    free_paths(&wanted);
-    free_paths(&lacking);
-    free_paths(&u.writable);
-    return u.known ? missing : 0;
+    unit_words_free(&wanted);
+    unit_words_free(&lacking);
+    unit_words_free(&credentials);
+    return u->known ? missing : 0;
 }

@@ -3,8 +3,7 @@
 #define DCMFERRY_DROP_IN_H
 
 #include "config/config.h"
-
-#define DROP_IN_STATE "/var/lib/dcmferry" /* StateDirectory of the unit we ship */
+#include "unit.h"
 
 /* Whether the service removes, renames or moves files of that drop folder. */
 bool drop_in_writes_sources(const struct config_watch *w);
@@ -14,7 +13,7 @@ char *drop_in_move_folder(const struct config_watch *w);
 
 /* Prints what the unit lacks for this configuration, with what has to be done before. Returns how
  * much the unit as systemd has it lacks; 0 if systemd is not there or does not know the unit. */
-int drop_in_print(const struct config *c, const char *user);
+int drop_in_print(const struct config *c, const struct unit *u, const char *user);
 
 /* Prints the text as one word of a shell. */
 void drop_in_print_word(const char *text);

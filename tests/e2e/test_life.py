@@ -332,4 +332,7 @@ def test_check_prints_what_the_unit_lacks(sandbox, ferries):
     ferry.state.mkdir()
     assert check() == [f"ReadWritePaths={ferry.state}"]
     ferry.write_config({"cloud": sandbox.url}, watch={"after_upload": {"move": f"{sent}/{{Modality}}/x"}})
-    assert check() == [f"ReadWritePaths={path}" for path in (ferry.state, ferry.inbox, sent)]
+    # one for what lies above both: between two of them files could only be copied
+    assert check() == [f"ReadWritePaths={path}" for path in (ferry.state, ferry.root)]
+    ferry.write_config({"cloud": sandbox.url}, watch={"after_upload": {"move": "/srv/sent/{Modality}/x"}})
+    assert check() == [f"ReadWritePaths={path}" for path in (ferry.state, ferry.inbox, "/srv/sent")]
