@@ -1,5 +1,6 @@
 #include "base/fsutil.h"
 
+#include "base/folder.h"
 #include "base/text.h"
 #include "base/uuid.h"
 
@@ -14,7 +15,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define COPY_SIZE (256 * 1024)
+#define COPY_SIZE  (256 * 1024)
+#define MOVE_TRIES 10
 
 /* Messages name what failed, not the path: the caller knows it, and messages are logged (rule 6).
  */
@@ -53,40 +55,6 @@ int fsutil_sync_parent(const char *path, struct err *e)
     char parent[PATH_MAX];
     int r = parent_of(path, parent, e);
     return r < 0 ? r : fsutil_sync_dir(parent, e);
-}
-
-int fsutil_mkdirs(const char *path, mode_t mode, struct err *e)
-{
-    char part[PATH_MAX];
-    struct stat st;
-    if (stat(path, &st) == 0)
-        return S_ISDIR(st.st_mode)
-                   ? 0
-                   : err_set(e, ERR_EXISTS, "a file stands where a folder should be");
-    size_t n = strlen(path);
-    if (n == 0 || n >= sizeof(part))
-        return err_set_errno(e, n ? ENAMETOOLONG : ENOENT, "cannot make the folder");
-    for (size_t i = 1; i <= n; i++) {
-        if (path[i] != '/' && path[i] != '\0')
-            continue;
-        if (path[i - 1] == '/')
-            continue;
-        memcpy(part, path, i);
-        part[i] = '\0';
-        if (stat(part, &st) == 0 && S_ISDIR(st.st_mode))
-            continue;
-        if (mkdir(part, mode) != 0 && errno != EEXIST)
-            return err_set_errno(e, errno, "cannot make the folder");
-        /* Also if another thread has just made it: it may not have come to its fsync. */
-        int r = fsutil_sync_parent(part, e);
-        if (r < 0)
-            return r;
-    }
-    if (stat(path, &st) != 0)
-        return err_set_errno(e, errno, "cannot make the folder");
-    if (!S_ISDIR(st.st_mode))
-        return err_set(e, ERR_EXISTS, "a file stands where a folder should be");
-    return 0;
 }
 
 static int write_all(int fd, const void *data, size_t size)
@@ -245,6 +213,22 @@ static int rename_noreplace(const char *from, const char *to)
     return r;
 }
 
+/* What left `path` is not to come back. Once its folder is removed too, the one above knows. */
+static int sync_left(const char *path, struct err *e)
+{
+    char folder[PATH_MAX];
+    int r = parent_of(path, folder, e);
+    if (r == 0)
+        r = fsutil_sync_dir(folder, e);
+    while (r == ERR_VANISHED && strchr(folder, '/') && strcmp(folder, "/") != 0) {
+        char above[PATH_MAX];
+        r = parent_of(folder, above, e);
+        if (r == 0)
+            r = fsutil_sync_dir(strcpy(folder, above), e);
+    }
+    return r;
+}
+
 /* The new name first: a crash in between shows the file twice rather than not at all. */
 static int sync_both(const char *from, const char *to, struct err *e)
 {
@@ -255,7 +239,7 @@ static int sync_both(const char *from, const char *to, struct err *e)
     if (r == 0)
         r = fsutil_sync_dir(to_parent, e);
     if (r == 0 && strcmp(from_parent, to_parent) != 0)
-        r = fsutil_sync_dir(from_parent, e);
+        r = sync_left(from, e);
     return r;
 }
 
@@ -416,30 +400,52 @@ static int move_by_copy(const char *from, const char *to, struct err *e)
     return r < 0 ? r : unlink_copied(from, &st, e);
 }
 
-int fsutil_move(const char *from, const char *to, struct err *e)
+static int move_once(const char *from, const char *to, mode_t mode, bool copy, struct err *e)
 {
     char parent[PATH_MAX];
+    int r = parent_of(to, parent, e);
+    if (r == 0)
+        r = folder_make(parent, mode, e);
+    if (r < 0)
+        return r;
+    int errnum = rename_noreplace(from, to);
+    if (errnum == EXDEV && copy)
+        return move_by_copy(from, to, e);
+    return errnum ? rename_error(errnum, e) : sync_both(from, to, e);
+}
+
+/* What vanishes may be the folder moved to, empty as it is, and not the file. */
+static int move_into(const char *from, const char *to, mode_t mode, bool copy, struct err *e)
+{
+    struct stat st;
+    for (unsigned i = 0; i < MOVE_TRIES; i++) {
+        int r = move_once(from, to, mode, copy, e);
+        if (r != ERR_VANISHED || lstat(from, &st) != 0)
+            return r;
+    }
+    return err_set(e, ERR_BUSY, "the folder to move to vanishes again and again");
+}
+
+int fsutil_rename_into(const char *from, const char *to, mode_t mode, struct err *e)
+{
+    return move_into(from, to, mode, false, e);
+}
+
+int fsutil_move(const char *from, const char *to, struct err *e)
+{
     struct stat st;
     if (lstat(from, &st) != 0)
         return err_set_errno(e, errno, "cannot move");
     if (!S_ISREG(st.st_mode))
         return err_set(e, ERR_INVALID, "not a regular file");
-    int r = parent_of(to, parent, e);
-    if (r == 0)
-        r = fsutil_mkdirs(parent, 0777, e);
-    if (r < 0)
-        return r;
-    int errnum = rename_noreplace(from, to);
-    if (errnum == EXDEV)
-        return move_by_copy(from, to, e);
-    return errnum ? rename_error(errnum, e) : sync_both(from, to, e);
+    return move_into(from, to, FOLDER_AS_ABOVE, true, e);
 }
 
 int fsutil_unlink(const char *path, struct err *e)
 {
     if (unlink(path) != 0)
         return err_set_errno(e, errno, "cannot remove the file");
-    return fsutil_sync_parent(path, e);
+    return sync_left(path, e);
 }
 
 int fsutil_is_network(const char *path, bool *ret, struct err *e)

@@ -13,10 +13,6 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-/* Creates `path` and missing parents with `mode`, each new entry made durable by fsync of its
- * parent. */
-int fsutil_mkdirs(const char *path, mode_t mode, struct err *e);
-
 /* fsync of a folder. */
 int fsutil_sync_dir(const char *path, struct err *e);
 /* fsync of the folder that holds `path`. */
@@ -37,11 +33,16 @@ int fsutil_rename_new(const char *from, const char *to, struct err *e);
 /* As fsutil_rename_new but replaces an existing target. */
 int fsutil_rename_replace(const char *from, const char *to, struct err *e);
 
+/* As fsutil_rename_new; missing parent folders of `to` are made first (folder_make), again if they
+ * are taken away meanwhile. */
+int fsutil_rename_into(const char *from, const char *to, mode_t mode, struct err *e);
+
 /* Moves a regular file to `to`, across file systems by copy to a temporary name, fsync, rename, and
- * only then unlink of the source. Missing parent folders of `to` are made. Never overwrites:
- * ERR_EXISTS. Keeps times and mode (without set-id bits), and the owner where that is allowed.
- * Across file systems a copy with the source's size, time and bytes that stands at `to` is taken
- * for that of an earlier move which a crash interrupted, and the move is completed. */
+ * only then unlink of the source. Missing parent folders of `to` are made after the one above them
+ * (FOLDER_AS_ABOVE). Never overwrites: ERR_EXISTS. ERR_VANISHED: `from` is gone. Keeps times and
+ * mode (without set-id bits), and the owner where that is allowed. Across file systems a copy with
+ * the source's size, time and bytes that stands at `to` is taken for that of an earlier move which
+ * a crash interrupted, and the move is completed. */
 int fsutil_move(const char *from, const char *to, struct err *e);
 
 /* Durable unlink (fsync of the folder). ERR_VANISHED if it was not there. */

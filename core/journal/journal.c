@@ -2,6 +2,7 @@
 #include "journal/journal.h"
 
 #include "base/clock.h"
+#include "base/folder.h"
 #include "base/fsutil.h"
 #include "journal/journal_internal.h"
 
@@ -87,7 +88,7 @@ static int open_files(struct journal *j, struct journal_opened *opened, struct e
 {
     char path[PATH_MAX + 32];
     bool network;
-    int rc = fsutil_mkdirs(j->folder, 0700, e);
+    int rc = folder_make(j->folder, 0700, e);
 
     if (rc == 0)
         rc = fsutil_is_network(j->folder, &network, e);

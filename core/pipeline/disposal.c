@@ -1,5 +1,6 @@
 #include "pipeline/disposal.h"
 
+#include "base/folder.h"
 #include "base/fsutil.h"
 #include "base/log.h"
 #include "pipeline/intake.h"
@@ -166,32 +167,19 @@ static int move_away(struct item *x)
     return ERR_EXISTS;
 }
 
-/* Empty folders between a file that was at `path` and its drop folder; the drop folder itself
- * stays. */
-static void prune_above(char *path, const char *root)
-{
-    char *slash;
-    size_t length = strlen(root);
-    while (path && (slash = strrchr(path, '/')) && (size_t)(slash - path) > length) {
-        *slash = '\0';
-        if (rmdir(path) != 0 && errno != ENOENT)
-            break;
-    }
-}
-
-/* Where the file lay, and where it was dropped if it was taken into custody from there. */
+/* Where the file lay, and where it was dropped if it was taken into custody from there; the drop
+ * folder itself stays. */
 static void prune_parents(const struct item *x, const struct config_watch *w)
 {
     const char *relative = intake_relative(w, x->path);
-    char *path = strdup(x->path), *root = strndup(x->path, (size_t)(relative - x->path - 1));
-    char *dropped;
-    if (path && root)
-        prune_above(path, root);
-    free(path);
-    free(root);
+    char *root = strndup(x->path, (size_t)(relative - x->path - 1)), *dropped = NULL;
     if (asprintf(&dropped, "%s/%s", w->path, relative) < 0)
-        return;
-    prune_above(dropped, w->path);
+        dropped = NULL;
+    if (root && dropped) {
+        folder_prune_above(x->path, root);
+        folder_prune_above(dropped, w->path);
+    }
+    free(root);
     free(dropped);
 }
 

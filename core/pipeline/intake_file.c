@@ -377,12 +377,7 @@ static int take_custody(struct intake_file *f)
             snprintf(number, sizeof number, "~%u", i);
         if (asprintf(&target, "%s/" INTAKE_CUSTODY "/%s%s", w->path, relative, number) < 0)
             return err_set(&f->err, ERR_NOMEM, "out of memory");
-        char *slash = strrchr(target, '/');
-        *slash = '\0';
-        int rc = fsutil_mkdirs(target, 0700, &f->err);
-        *slash = '/';
-        if (rc == 0)
-            rc = fsutil_rename_new(f->path, target, &f->err);
+        int rc = fsutil_rename_into(f->path, target, 0700, &f->err);
         if (rc == 0) {
             f->moved = target;
             return 0;

@@ -1,6 +1,6 @@
 #include "pipeline/pipeline.h"
 
-#include "base/fsutil.h"
+#include "base/folder.h"
 #include "base/log.h"
 #include "pipeline/disposal.h"
 #include "pipeline/intake.h"
@@ -365,7 +365,7 @@ static int open_watches(struct pipeline *p, struct err *e)
             continue;
         if (asprintf(&custody, "%s/" INTAKE_CUSTODY, c->watches[i].path) < 0)
             return err_set(e, ERR_NOMEM, "out of memory");
-        rc = fsutil_mkdirs(custody, 0700, e);
+        rc = folder_make(custody, 0700, e);
         if (rc == 0)
             rc = open_watch(p, i, custody, e);
         free(custody);

@@ -4,6 +4,7 @@
  * every operation of the batch is told so and no row was written. */
 #include "sandbox/store.h"
 
+#include "base/folder.h"
 #include "base/fsutil.h"
 
 #include <dirent.h>
@@ -542,12 +543,12 @@ static int prepare_dir(struct store *s, struct err *e)
 {
     static const char *const folders[] = {"incoming", "instances", "documents"};
     char *path;
-    int rc = fsutil_mkdirs(s->dir, 0700, e);
+    int rc = folder_make(s->dir, 0700, e);
 
     for (size_t i = 0; i < 3 && rc == 0; i++) {
         if (asprintf(&path, "%s/%s", s->dir, folders[i]) < 0)
             return err_set(e, ERR_NOMEM, "out of memory");
-        rc = fsutil_mkdirs(path, 0700, e);
+        rc = folder_make(path, 0700, e);
         free(path);
     }
     if (rc)

@@ -61,7 +61,7 @@ class Scene:
         self.disk.mkdir(parents=True)
         self.roots = [str(self.disk), str(self.far)]
         self.trace = self.root / "trace"
-        self.unsynced = []  # files whose contents nobody has synced
+        self.unsynced = []  # files whose contents, and folders whose name, nobody has synced
         self.expected = {}  # dropped path: (bytes, SOP Instance UID or None)
         self.staging = self.root / "staging"
         self.staging.mkdir()
@@ -393,6 +393,9 @@ def scene(build, tmp_path_factory):
     """All disposals, rejects, checkpoints and backups, in two rounds with a quiet time between."""
     s = Scene(build, tmp_path_factory.mktemp("power"), ["move", "delete", "far", "custody"])
     try:
+        for made_by_others in (s.far / "sent", s.disk / "rejected", s.disk / "custody" / CUSTODY):
+            made_by_others.mkdir()
+            s.unsynced.append(made_by_others)
         for part in (0, 1):
             for watch in ("move", "delete", "far", "custody"):
                 for i in range(3):
@@ -507,10 +510,10 @@ NEEDED = [
     ("plain", "SQLite: journal.db"),
     ("plain", "SQLite: journal.db-journal"),
     ("plain", "SQLite: journal.db-wal"),
-    ("plain", "fsutil_mkdirs < move_away"),
-    ("plain", "fsutil_mkdirs < open_files"),
-    ("plain", "fsutil_mkdirs < open_watches"),
-    ("plain", "fsutil_mkdirs < take_custody"),
+    ("plain", "make_one < move_away"),
+    ("plain", "make_one < open_files"),
+    ("plain", "make_one < open_watches"),
+    ("plain", "make_one < take_custody"),
     ("plain", "fsutil_unlink < move_away"),
     ("plain", "fsutil_unlink < touch_work"),
     ("found", "fsutil_write_file 1 < journal_recover_mark"),

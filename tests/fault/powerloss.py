@@ -174,8 +174,12 @@ class Disk:
         return next((n for n in (look(folder, root) for root, folder in self.roots.items()) if n), "?")
 
     def unsync(self, path):
-        """Takes a file's contents for written but never synced."""
+        """Takes a file's contents, or a folder's name, for written but never synced."""
         node = self.node(path)
+        if isinstance(node, Folder):
+            folder, name = self.find(path)
+            folder.pending.append((Step(None), name, folder.names.pop(name)))
+            return
         node.pending = [(WRITE, 0, node.durable), (MTIME, node.mtime, None)]
         node.durable, node.mtime = b"", 0
 
@@ -282,9 +286,10 @@ def write_disk(view, roots):
 
 # ---- Which fsync is it? ----
 
-CALL = re.compile(r"\b(?:fsync|fdatasync|fsutil_sync_dir|fsutil_sync_parent)\(")
-SYNCS = ("fsutil_sync_dir", "fsutil_sync_parent")  # they sync for others, as does:
+CALL = re.compile(r"\b(?:fsync|fdatasync|fsutil_sync_dir|fsutil_sync_parent|sync_left)\(")
+SYNCS = ("fsutil_sync_dir", "fsutil_sync_parent", "sync_left")  # they sync for others, as does:
 PUBLISH = "journal_backup_publish"
+HELPERS = ("fsutil.c", "folder.c")
 
 
 def call_sites(source):
@@ -329,7 +334,7 @@ def name_syncs(records, disk, program, source):
             continue
         function, _, line = next(place for place in own if place[0] not in SYNCS)
         assert (function, line) in calls, f"no fsync in {function}, line {line}: the build is not that of these sources"
-        caller = next(place[0] for place in own if place[1] != "fsutil.c" and place[0] != PUBLISH)
+        caller = next(place[0] for place in own if place[1] not in HELPERS and place[0] != PUBLISH)
         names[i] = f"{calls[function, line]} < {caller}"
     return names
 

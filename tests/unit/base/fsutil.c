@@ -1,4 +1,5 @@
 #include "base/fsutil.h"
+#include "base/folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,9 @@ int __wrap_fsync(int fd);
 
 static int renameat2_errno, link_errno;
 static int fsync_calls, fsync_fails_at; /* 1: the first one */
+static char vanishing[128];             /* a folder that goes… */
+static int vanishes_before;             /* …so many times before a rename */
+static bool vanishes_after;             /* …after it */
 
 int __wrap_renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
 {
@@ -31,7 +35,14 @@ int __wrap_renameat2(int from_fd, const char *from, int to_fd, const char *to, u
         errno = renameat2_errno;
         return -1;
     }
-    return __real_renameat2(from_fd, from, to_fd, to, flags);
+    if (vanishes_before > 0) {
+        vanishes_before--;
+        assert_int_equal(rmdir(vanishing), 0);
+    }
+    int r = __real_renameat2(from_fd, from, to_fd, to, flags);
+    if (vanishes_after)
+        assert_int_equal(rmdir(vanishing), 0);
+    return r;
 }
 
 int __wrap_link(const char *from, const char *to)
@@ -121,44 +132,15 @@ static int setup(void **state)
     clear(far);
     snprintf(from, sizeof(from), "%s/from", top);
     snprintf(to, sizeof(to), "%s/to", top);
-    renameat2_errno = link_errno = fsync_calls = fsync_fails_at = 0;
-    return 0;
-}
-
-static void test_mkdirs(void **state)
-{
-    (void)state;
-    struct err e;
-    struct stat st;
-    char path[200];
-    snprintf(path, sizeof(path), "%s//a/b/./c/", top);
-    assert_int_equal(fsutil_mkdirs(path, 0750, &e), 0);
-    assert_int_equal(fsync_calls, 3); /* one a folder made */
-    snprintf(path, sizeof(path), "%s/a/b/c", top);
-    assert_int_equal(stat(path, &st), 0);
-    assert_int_equal(st.st_mode & 07777, 0750);
-    assert_int_equal(fsutil_mkdirs(path, 0750, &e), 0);
-    assert_int_equal(fsync_calls, 3);
-    put(from, "x");
-    assert_int_equal(fsutil_mkdirs(from, 0750, &e), ERR_EXISTS);
-    snprintf(path, sizeof(path), "%s/below", from);
-    assert_true(fsutil_mkdirs(path, 0750, &e) < 0);
-    assert_int_equal(fsutil_mkdirs("", 0750, &e), ERR_VANISHED);
-    assert_int_equal(chdir(top), 0);
-    assert_int_equal(fsutil_mkdirs("r/s", 0750, &e), 0);
-    assert_true(exists("r/s"));
-    assert_int_equal(chdir("/"), 0);
-    char *giant = malloc(9000);
-    assert_non_null(giant);
-    memset(giant, 'a', 8999);
-    giant[0] = '/';
-    giant[8999] = '\0';
-    assert_true(fsutil_mkdirs(giant, 0750, &e) < 0);
-    free(giant);
-    snprintf(path, sizeof(path), "%s/new", top);
+    renameat2_errno = link_errno = 0;
+    vanishes_before = 0;
+    vanishes_after = false;
+    fsync_fails_at = 0;
+    struct err e; /* what is above is durable, and known as that */
+    assert_int_equal(folder_make(top, 0700, &e), 0);
+    assert_int_equal(folder_make(far, 0700, &e), 0);
     fsync_calls = 0;
-    fsync_fails_at = 1;
-    assert_int_equal(fsutil_mkdirs(path, 0750, &e), ERR_IO);
+    return 0;
 }
 
 static void test_write_file(void **state)
@@ -437,6 +419,34 @@ static void test_move(void **state)
     expect_text(from, "y");
 }
 
+/* Others take empty folders away: the one moved to before the file gets there, the one it left. */
+static void test_vanishing_folders(void **state)
+{
+    (void)state;
+    struct err e;
+    char target[200];
+    snprintf(vanishing, sizeof(vanishing), "%s/day", top);
+    snprintf(target, sizeof(target), "%s/file", vanishing);
+    put(from, "x");
+    vanishes_before = 3;
+    assert_int_equal(fsutil_move(from, target, &e), 0);
+    expect_text(target, "x");
+    put(from, "y");
+    assert_int_equal(unlink(target), 0);
+    vanishes_before = 3;
+    assert_int_equal(fsutil_rename_into(from, target, 0700, &e), 0);
+    vanishes_after = true;
+    assert_int_equal(fsutil_move(target, from, &e), 0);
+    assert_false(exists(vanishing));
+    vanishes_after = false;
+    vanishes_before = 1000; /* never said to be gone while it stands */
+    assert_int_equal(fsutil_move(from, target, &e), ERR_BUSY);
+    expect_text(from, "y");
+    vanishes_before = 0;
+    assert_int_equal(unlink(from), 0);
+    assert_int_equal(fsutil_move(from, target, &e), ERR_VANISHED);
+}
+
 static void test_unlink(void **state)
 {
     (void)state;
@@ -565,7 +575,6 @@ static void test_lock(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_mkdirs, setup),
         cmocka_unit_test_setup(test_write_file, setup),
         cmocka_unit_test_setup(test_read_file, setup),
         cmocka_unit_test_setup(test_rename_new, setup),
@@ -575,6 +584,7 @@ int main(void)
         cmocka_unit_test_setup(test_across_with_failures, setup),
         cmocka_unit_test_setup(test_across_after_crash, setup),
         cmocka_unit_test_setup(test_move, setup),
+        cmocka_unit_test_setup(test_vanishing_folders, setup),
         cmocka_unit_test_setup(test_unlink, setup),
         cmocka_unit_test_setup(test_network, setup),
         cmocka_unit_test_setup(test_within, setup),
