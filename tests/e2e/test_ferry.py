@@ -337,6 +337,18 @@ def fault_of(path):
     return "no SOP Instance UID: the element holds something that is no UID" if bad_uid else None
 
 
+def patient_of(path):
+    """Words that no log may hold."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            data = pydicom.dcmread(path, stop_before_pixels=True)
+            words = [str(data.get(key, "")) for key in ("PatientName", "PatientID", "OtherPatientIDs", "PatientAddress")]
+        except Exception:
+            return set()
+    return {word for word in words if len(word) > 5 and not re.fullmatch(r"[0-9.]+", word)}
+
+
 def test_real_files_all_have_a_fate(sandbox, ferries):
     """All that python3-pydicom carries and, where they are there, the project's reference ones."""
     folder = shared("dicom")
@@ -352,6 +364,10 @@ def test_real_files_all_have_a_fate(sandbox, ferries):
     print(counts)
     assert set(counts) <= {"delivered", "duplicate", "conflict", "rejected"} and counts["delivered"] > 50
     assert_all_held(ferry, sandbox)
+    patients = set().union(*(patient_of(path) for path in ferry.inbox.iterdir()))
+    logs = ferry.log() + sandbox.log()
+    assert len(patients) > 50 and len(logs) > 10_000
+    assert not [word for word in patients if word in logs]
     sent = {sha for _, sha in sandbox.held()}
     for name, row in ferry.by_name().items():
         fault = fault_of(ferry.inbox / name)
