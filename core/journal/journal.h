@@ -343,12 +343,13 @@ void journal_study(struct journal *j, struct journal_study *s);
 
 /* ---- Operators ---- */
 
-enum journal_act { JOURNAL_RETRY, JOURNAL_HOLD, JOURNAL_RELEASE };
+enum journal_act { JOURNAL_RETRY, JOURNAL_HOLD, JOURNAL_RELEASE, JOURNAL_ACKNOWLEDGE };
 
 /* retry: failed, waiting (and, with send_anyway, conflict) deliveries become queued, and rejected
  * files found again (their rows are removed so that the next scan takes them in); hold: queued,
- * waiting, failed become held; release: held deliveries become queued. Filters that are NULL or 0
- * match all. */
+ * waiting, failed become held; release: held deliveries become queued; acknowledge: rejected,
+ * vanished and held files and failed, conflicting and held deliveries are no problem to be shown
+ * any more, until their state changes. Filters that are NULL or 0 match all. */
 struct journal_act_on {
     struct journal_op op;
     enum journal_act act;
@@ -378,8 +379,9 @@ struct journal_list {
     struct journal_op op;
     const char *study, *sop_instance, *path, *destination;
     int file_state, delivery_state; /* -1: any */
-    bool problems; /* only rejected, held, vanished files and failed, conflict, held, waiting
-                      deliveries */
+    bool problems;     /* only rejected, held, vanished files and failed, conflict, held, waiting
+                          deliveries… */
+    bool acknowledged; /* …also those that were acknowledged */
     size_t limit, offset;
     char *json; /* out: a JSON array, malloc'ed, the caller's */
 };

@@ -118,7 +118,7 @@ int journal_file_left(struct journal *j, uint64_t file_id, const char *reason, b
     *ret_vanished = true;
     rc = journal_run(&j->db, e,
                      "UPDATE file SET state = 5, reason = ?, changed_ms = ?, gone_ms = ?, past = "
-                     "id WHERE id = ?",
+                     "id, acknowledged_ms = NULL WHERE id = ?",
                      journal_text(reason), journal_int(now), journal_int(now), journal_id(file_id));
     return rc != 0 ? rc : journal_end_deliveries(j, file_id, e);
 }
@@ -174,6 +174,7 @@ static int readmit_file(struct journal *j, const struct journal_admit *a, bool *
         "UPDATE file SET watch = ?, path = ?, size = ?, mtime_ns = ?, state = ?, reason = ?,"
         " sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?, series_instance_uid = ?,"
         " transfer_syntax_uid = ?, changed_ms = ?, disposed_ms = NULL, target = NULL, note = NULL,"
+        " acknowledged_ms = NULL,"
         " sha256 = CASE WHEN ? THEN sha256 END WHERE id = ?",
         journal_path(a->watch), journal_path(a->path), journal_id(a->size),
         journal_int(a->mtime_ns), journal_int(a->state), journal_text(a->reason),

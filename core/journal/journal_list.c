@@ -108,7 +108,8 @@ static bool add_delivery(cJSON *array, sqlite3_stmt *stmt)
            cJSON_AddBoolToObject(o, "send_anyway", sqlite3_column_int(stmt, 9)) != NULL &&
            add_text(o, "reason", stmt, 10) && add_sha256(o, stmt, 11) &&
            add_text(o, "remote_id", stmt, 12) && add_number(o, "bytes", stmt, 13) &&
-           add_time(o, "created", stmt, 14) && add_time(o, "changed", stmt, 15);
+           add_time(o, "created", stmt, 14) && add_time(o, "changed", stmt, 15) &&
+           add_time(o, "acknowledged", stmt, 16);
 }
 
 static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
@@ -127,7 +128,7 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
                        "sop_instance_uid, study_instance_uid,"
                        " series_instance_uid, transfer_syntax_uid, sha256, created_ms, changed_ms, "
                        "disposed_ms, target,"
-                       " note, gone_ms, mtime_ns FROM file WHERE id = ?",
+                       " note, gone_ms, mtime_ns, acknowledged_ms FROM file WHERE id = ?",
                        journal_id(id));
     if (rc <= 0)
         return rc;
@@ -142,7 +143,7 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
          add_time(o, "created", stmt, 12) && add_time(o, "changed", stmt, 13) &&
          add_time(o, "disposed", stmt, 14) && add_text(o, "target", stmt, 15) &&
          add_text(o, "note", stmt, 16) && add_time(o, "gone", stmt, 17) &&
-         add_number(o, "mtime_ns", stmt, 18);
+         add_number(o, "mtime_ns", stmt, 18) && add_time(o, "acknowledged", stmt, 19);
     journal_db_done(stmt);
     deliveries = ok ? cJSON_AddArrayToObject(o, "deliveries") : NULL;
     if (deliveries == NULL)
@@ -151,8 +152,8 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
         &j->db, e, &stmt,
         "SELECT id, destination, route, folder, priority, state, attempts, next_ms, uncertain, "
         "send_anyway,"
-        " reason, sha256, remote_id, bytes, created_ms, changed_ms FROM delivery WHERE file_id = ?"
-        " ORDER BY id",
+        " reason, sha256, remote_id, bytes, created_ms, changed_ms, acknowledged_ms FROM delivery"
+        " WHERE file_id = ? ORDER BY id",
         journal_id(id));
     for (; rc == 1; rc = journal_db_next(&j->db, e, stmt))
         if (!add_delivery(deliveries, stmt)) {
@@ -170,9 +171,9 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
     " AND (?3 IS NULL OR f.path = ?3) AND (?5 < 0 OR f.state = ?5)"                                \
     " AND ((?4 IS NULL AND ?6 < 0) OR EXISTS (SELECT 1 FROM delivery d WHERE d.file_id = f.id"     \
     "  AND (?4 IS NULL OR d.destination = ?4) AND (?6 < 0 OR d.state = ?6)))"                      \
-    " AND (NOT ?7 OR f.state IN (4, 5, 6) OR EXISTS (SELECT 1 FROM delivery d WHERE d.file_id = "  \
-    "f.id"                                                                                         \
-    "  AND d.state IN (2, 4, 5, 7)))"
+    " AND (NOT ?7 OR (f.state IN (4, 5, 6) AND (?10 OR f.acknowledged_ms IS NULL))"                \
+    "  OR EXISTS (SELECT 1 FROM delivery d WHERE d.file_id = f.id AND d.state IN (2, 4, 5, 7)"     \
+    "   AND (?10 OR d.acknowledged_ms IS NULL)))"
 #define PAGE     " ORDER BY f.id DESC LIMIT ?8 OFFSET ?9"
 #define BY(lead) "SELECT f.id FROM file f WHERE " lead " AND" FILTERS PAGE
 #define BY_DELIVERY(index, lead)                                                                   \
@@ -181,10 +182,12 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
     " ORDER BY s.file_id DESC LIMIT ?8 OFFSET ?9"
 #define NEWEST_FILES(s)                                                                            \
     "SELECT * FROM (SELECT id FROM file WHERE state = " #s " AND state NOT IN (2, 3)"              \
+    " AND (?10 OR acknowledged_ms IS NULL)"                                                        \
     " ORDER BY id DESC LIMIT ?8 + ?9)"
 #define NEWEST_DELIVERIES(s)                                                                       \
     "SELECT * FROM (SELECT DISTINCT file_id FROM delivery WHERE state = " #s                       \
-    " AND state NOT IN (0, 1, 3) ORDER BY file_id DESC LIMIT ?8 + ?9)"
+    " AND state NOT IN (0, 1, 3) AND (?10 OR acknowledged_ms IS NULL)"                             \
+    " ORDER BY file_id DESC LIMIT ?8 + ?9)"
 
 static const char by_problem
     [] = "SELECT f.id FROM (" NEWEST_FILES(4) " UNION " NEWEST_FILES(5) " UNION " NEWEST_FILES(6) " UNION " NEWEST_DELIVERIES(
@@ -196,11 +199,12 @@ static int list_ids(struct journal *j, const struct journal_list *l, uint64_t *i
                     size_t *ret_n, struct err *e)
 {
     const struct journal_value values[] = {
-        journal_text(l->study),     journal_text(l->sop_instance),
-        journal_path(l->path),      journal_text(l->destination),
-        journal_int(l->file_state), journal_int(l->delivery_state),
-        journal_int(l->problems),   journal_id(limit),
-        journal_id(l->offset),      {.type = JOURNAL_VALUE_END},
+        journal_text(l->study),      journal_text(l->sop_instance),
+        journal_path(l->path),       journal_text(l->destination),
+        journal_int(l->file_state),  journal_int(l->delivery_state),
+        journal_int(l->problems),    journal_id(limit),
+        journal_id(l->offset),       journal_int(l->acknowledged),
+        {.type = JOURNAL_VALUE_END},
     };
     bool plain = l->destination == NULL && l->file_state < 0 && l->delivery_state < 0;
     sqlite3_stmt *stmt;

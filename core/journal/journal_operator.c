@@ -1,4 +1,4 @@
-/* What people ask for: retry, hold, release. */
+/* What people ask for: retry, hold, release, acknowledge. */
 #include "journal/journal_internal.h"
 
 #include "base/clock.h"
@@ -71,15 +71,17 @@ static int act_delivery(struct journal *j, const struct journal_act_on *a, uint6
     if (a->act == JOURNAL_HOLD)
         return journal_run(&j->db, e,
                            "UPDATE delivery SET state = 5, next_ms = NULL, blocked = 0, changed_ms "
-                           "= ? WHERE id = ?",
+                           "= ?, acknowledged_ms = NULL WHERE id = ?",
                            journal_int(now), journal_id(id));
     if (a->act == JOURNAL_RELEASE)
-        return journal_run(&j->db, e, "UPDATE delivery SET state = 0, changed_ms = ? WHERE id = ?",
+        return journal_run(&j->db, e,
+                           "UPDATE delivery SET state = 0, changed_ms = ?, acknowledged_ms = NULL"
+                           " WHERE id = ?",
                            journal_int(now), journal_id(id));
     return journal_run(&j->db, e,
                        "UPDATE delivery SET state = 0, next_ms = NULL, attempts = 0, send_anyway = "
                        "send_anyway OR ?,"
-                       " changed_ms = ? WHERE id = ?",
+                       " changed_ms = ?, acknowledged_ms = NULL WHERE id = ?",
                        journal_int(a->send_anyway), journal_int(now), journal_id(id));
 }
 
@@ -140,6 +142,50 @@ static int forget_rejected(struct journal *j, const struct journal_act_on *a, ui
     free(study);
     free(series);
     return rc == 0 ? 1 : rc;
+}
+
+/* What is wrong with these files and deliveries is known to those who should: `lead` chooses the
+ * index. One that stands in the way no more is acknowledged, too: vanished, or of a file that
+ * left. */
+#define ACKNOWLEDGE_FILES(lead)                                                                    \
+    "UPDATE file SET acknowledged_ms = ?1 WHERE " lead                                             \
+    " AND acknowledged_ms IS NULL AND state IN (4, 5, 6) AND (?3 = 0 OR id = ?3)"                  \
+    " AND (?5 IS NULL OR study_instance_uid = ?5)"
+#define ACKNOWLEDGE_DELIVERIES(lead)                                                               \
+    "UPDATE delivery SET acknowledged_ms = ?1 WHERE " lead                                         \
+    " AND acknowledged_ms IS NULL AND state IN (4, 5, 7) AND (?2 = 0 OR id = ?2)"                  \
+    " AND (?3 = 0 OR file_id = ?3) AND (?4 IS NULL OR destination = ?4)"                           \
+    " AND (?5 IS NULL OR"                                                                          \
+    "  EXISTS (SELECT 1 FROM file f WHERE f.id = file_id AND f.study_instance_uid = ?5))"
+
+static int acknowledge(struct journal *j, struct journal_act_on *a, struct err *e)
+{
+    const struct journal_value values[] = {
+        journal_int(clock_realtime_ms()), journal_id(a->delivery_id), journal_id(a->file_id),
+        journal_text(a->destination),     journal_text(a->study),     {.type = JOURNAL_VALUE_END},
+    };
+    int rc = 0;
+
+    if (a->delivery_id == 0 && a->destination == NULL) {
+        if (a->file_id != 0)
+            rc = journal_db_run(&j->db, e, ACKNOWLEDGE_FILES("id = ?3"), values);
+        else if (a->study != NULL)
+            rc = journal_db_run(&j->db, e, ACKNOWLEDGE_FILES("study_instance_uid = ?5"), values);
+        else
+            rc = journal_db_run(&j->db, e, ACKNOWLEDGE_FILES("state NOT IN (2, 3)"), values);
+        a->changed += (uint64_t)sqlite3_changes64(j->db.sqlite);
+    }
+    if (rc != 0)
+        return rc;
+    if (a->delivery_id != 0)
+        rc = journal_db_run(&j->db, e, ACKNOWLEDGE_DELIVERIES("id = ?2"), values);
+    else if (a->file_id != 0)
+        rc = journal_db_run(&j->db, e, ACKNOWLEDGE_DELIVERIES("file_id = ?3"), values);
+    else
+        rc = journal_db_run(&j->db, e, ACKNOWLEDGE_DELIVERIES("state NOT IN (0, 1, 3)"), values);
+    if (rc == 0)
+        a->changed += (uint64_t)sqlite3_changes64(j->db.sqlite);
+    return rc;
 }
 
 /* Nothing was changed: is it that there is no such thing? A name mistyped shall not pass for one
@@ -209,6 +255,9 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
         break;
     case JOURNAL_RELEASE:
         rc = act_deliveries(j, a, DELIVERY_HELD, e);
+        break;
+    case JOURNAL_ACKNOWLEDGE:
+        rc = acknowledge(j, a, e);
         break;
     default:
         rc = err_set(e, ERR_INVALID, "journal: there is no such act");

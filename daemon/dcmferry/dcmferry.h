@@ -17,6 +17,7 @@ int command_files(const struct command_options *o, int argc, char **argv);
 int command_retry(const struct command_options *o, int argc, char **argv);
 int command_hold(const struct command_options *o, int argc, char **argv);
 int command_release(const struct command_options *o, int argc, char **argv);
+int command_acknowledge(const struct command_options *o, int argc, char **argv);
 int command_reload(const struct command_options *o, int argc, char **argv);
 int command_doctor(const struct command_options *o, int argc, char **argv);
 int command_check(const struct command_options *o, int argc, char **argv);

@@ -57,7 +57,8 @@ static void print_delivery(const cJSON *d)
     printf("    %-10s %s", ask_text(d, "state"), ask_text(d, "destination"));
     if (*ask_text(d, "folder"))
         printf(" : %s", ask_text(d, "folder"));
-    printf("  (delivery %.0f, %.0f tr%s)", ask_number(d, "id"), tries, tries == 1 ? "y" : "ies");
+    printf("  (delivery %.0f, %.0f tr%s)%s", ask_number(d, "id"), tries, tries == 1 ? "y" : "ies",
+           *ask_text(d, "acknowledged") ? "  acknowledged" : "");
     if (*ask_text(d, "reason"))
         printf("\n               %s", ask_text(d, "reason"));
     puts("");
@@ -70,7 +71,7 @@ static void print_file(const cJSON *f)
     printf("%.0f %s", ask_number(f, "id"), ask_text(f, "state"));
     if (also)
         printf(" (%s)", also);
-    printf("  %s\n", ask_text(f, "path"));
+    printf("  %s%s\n", ask_text(f, "path"), *ask_text(f, "acknowledged") ? "  acknowledged" : "");
     if (*ask_text(f, "target"))
         printf("    moved to %s\n", ask_text(f, "target"));
     if (*ask_text(f, "reason"))
@@ -110,11 +111,15 @@ static cJSON *find_files(const struct command_options *o, struct buf *query, con
 
 int command_files(const struct command_options *o, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"path", required_argument, NULL, 'p'},   {"study", required_argument, NULL, 0},
-        {"instance", required_argument, NULL, 0}, {"destination", required_argument, NULL, 0},
-        {"limit", required_argument, NULL, 0},    {"offset", required_argument, NULL, 0},
-        {"problems", no_argument, NULL, 0},       {0}};
+    static const struct option options[] = {{"path", required_argument, NULL, 'p'},
+                                            {"study", required_argument, NULL, 0},
+                                            {"instance", required_argument, NULL, 0},
+                                            {"destination", required_argument, NULL, 0},
+                                            {"limit", required_argument, NULL, 0},
+                                            {"offset", required_argument, NULL, 0},
+                                            {"problems", no_argument, NULL, 0},
+                                            {"acknowledged", no_argument, NULL, 0},
+                                            {0}};
     struct buf query = {0};
     const char *uid = NULL;
     int c, index, code;

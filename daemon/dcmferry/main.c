@@ -14,8 +14,9 @@ struct command {
 static const struct command commands[] = {
     {"status", command_status, "[--watch]", "what is going on: drop folders, destinations, counts"},
     {"files", command_files,
-     "[--study UID] [--instance UID] [--path PATH] [--destination NAME] [--problems] [--limit N] "
-     "[--offset N] [UID | PATH]",
+     "[--study UID] [--instance UID] [--path PATH] [--destination NAME] [--problems "
+     "[--acknowledged]] "
+     "[--limit N] [--offset N] [UID | PATH]",
      "where is this study? files with their deliveries, newest first"},
     {"retry", command_retry,
      "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--anyway] [--all]",
@@ -25,6 +26,9 @@ static const struct command commands[] = {
     {"release", command_release,
      "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--all]",
      "send held deliveries"},
+    {"acknowledge", command_acknowledge,
+     "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--all] [ID…]",
+     "take what is wrong with these off the list of problems (ID: of a file)"},
     {"reload", command_reload, "", "read the configuration again, wholly or not at all"},
     {"doctor", command_doctor, "--destination NAME",
      "try a destination step by step, changing nothing there"},

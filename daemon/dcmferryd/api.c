@@ -222,6 +222,7 @@ static void files_call(struct call *c)
                                        .file_state = -1,
                                        .delivery_state = -1,
                                        .problems = text_argument(r, "problems") != NULL,
+                                       .acknowledged = text_argument(r, "acknowledged") != NULL,
                                        .limit = limit < LIST_MAX ? (size_t)limit : LIST_MAX,
                                        .offset = (size_t)offset};
     journal_list(app_journal(c->app), &c->op.list);
@@ -255,7 +256,7 @@ static void acted(struct journal_op *op, int status, const struct err *e)
         free_call(c);
         return;
     }
-    if (p && c->op.act.act != JOURNAL_HOLD) {
+    if (p && (c->op.act.act == JOURNAL_RETRY || c->op.act.act == JOURNAL_RELEASE)) {
         pipeline_kick(p);
         if (c->op.act.act == JOURNAL_RETRY)
             pipeline_rescan(p);
@@ -296,6 +297,11 @@ static void hold_call(struct call *c)
 static void release_call(struct call *c)
 {
     act_call(c, JOURNAL_RELEASE);
+}
+
+static void acknowledge_call(struct call *c)
+{
+    act_call(c, JOURNAL_ACKNOWLEDGE);
 }
 
 /* ---- The others ---- */
@@ -375,8 +381,9 @@ void api_request(struct app *a, struct control_request *r)
     } calls[] = {
         {"GET", "/status", status_call},    {"GET", "/files", files_call},
         {"POST", "/retry", retry_call},     {"POST", "/hold", hold_call},
-        {"POST", "/release", release_call}, {"POST", "/reload", reload_call},
-        {"POST", "/backup", backup_call},   {"POST", "/doctor", doctor_call},
+        {"POST", "/release", release_call}, {"POST", "/acknowledge", acknowledge_call},
+        {"POST", "/reload", reload_call},   {"POST", "/backup", backup_call},
+        {"POST", "/doctor", doctor_call},
     };
     if (!app_journal(a)) {
         answer_error(r, 503, "stopping");

@@ -1,7 +1,8 @@
 /* What the control socket offers, as JSON:
  *   GET  /status                                        destinations, drop folders, counts, trouble
- *   GET  /files?study=&instance=&path=&destination=&problems=1&limit=&offset=
+ *   GET  /files?study=&instance=&path=&destination=&problems=1&acknowledged=1&limit=&offset=
  *   POST /retry|/hold|/release?delivery=&file=&destination=&study=&anyway=1   {"changed": N}
+ *   POST /acknowledge?delivery=&file=&destination=&study=                     {"changed": N}
  *   POST /reload                                        {"ok": bool, "text": …}
  *   POST /doctor?destination=                           {"ok": bool, "lines": […]}
  *   POST /backup                                        {"ok": true}

@@ -180,6 +180,38 @@ def test_conflict_is_visible(ferries, sandbox):
     assert f"queued (conflict)  {ferry.inbox}/other.dcm" in out and f"delivered  {ferry.inbox}/first.dcm" in out, out
 
 
+def test_acknowledged_problems(ferries, sandbox):
+    """They leave the list, after a restart too, and come back when something new happens."""
+    ferry = ferries({"cloud": sandbox.url}).start()
+    sop = dicom.write(ferry.inbox / "first.dcm", study=STUDY, series="1.2.3.4", seed=1)
+    ferry.wait_settled(1)
+    dicom.write(ferry.inbox / "other.dcm", study=STUDY, series="1.2.3.4", sop=sop, seed=2)
+    for name in ("c", "d"):
+        (ferry.inbox / name).write_bytes(b"no DICOM, but long enough" * 20)
+    ferry.wait(lambda: ferry.fates() == {"first.dcm": "delivered", "other.dcm": "conflict", "c": "rejected",
+                                         "d": "rejected"}, 60, "the fates")
+
+    def problems(*more):
+        return {os.path.basename(row["path"]): row for row in ferry.files("--problems", *more)}
+
+    assert set(problems()) == {"other.dcm", "c", "d"}
+    code, out, err = run(ferry, "acknowledge", str(problems()["c"]["id"]), str(problems()["other.dcm"]["id"]))
+    assert (code, out, err) == (0, "1 acknowledged\n1 acknowledged\n", "")
+    assert set(problems()) == {"d"}
+    assert ferry.stop() == 0
+    ferry.start()
+    assert set(problems()) == {"d"}
+    listed = problems("--acknowledged")
+    assert set(listed) == {"other.dcm", "c", "d"} and "acknowledged" not in listed["d"] and listed["c"]["acknowledged"]
+    assert run(ferry, "files", "--problems", "--acknowledged")[1].count("  acknowledged\n") == 2
+    assert run(ferry, "acknowledge", "--all")[1] == "1 acknowledged\n" and problems() == {}
+    assert run(ferry, "files", "--problems")[1] == "no files\n"
+    dicom.write(ferry.inbox / "other.dcm", study=STUDY, series="1.2.3.4", sop=sop, seed=3)
+    ferry.wait(lambda: set(problems()) == {"other.dcm"}, 60, "the new conflict")
+    assert run(ferry, "acknowledge", "999")[0] == 1
+    assert run(ferry, "acknowledge")[0] == 2 and run(ferry, "acknowledge", "c")[0] == 2
+
+
 def test_watch_into_a_pipe(ferries, sandbox):
     ferry = ferries({"cloud": sandbox.url}).start()
     with subprocess.Popen([ferry.command, "--config", ferry.config, "status", "--watch"], stdout=subprocess.PIPE) as p:

@@ -419,6 +419,69 @@ static int listed(struct fixture *f, struct journal_list l)
 
 #define ALL .file_state = -1, .delivery_state = -1, .limit = 100
 
+static uint64_t act(struct fixture *f, struct journal_act_on a)
+{
+    assert_int_equal(fixture_do(f, act_on, &a), 0);
+    assert_null(a.unknown);
+    return a.changed;
+}
+
+static int problems(struct fixture *f)
+{
+    int n = listed(f, (struct journal_list){ALL, .problems = true});
+
+    /* By another index, the same. */
+    assert_int_equal(listed(f, (struct journal_list){ALL, .problems = true, .study = "1.2.3"}) +
+                         listed(f, (struct journal_list){ALL, .problems = true, .study = "1.9"}),
+                     n);
+    return n;
+}
+
+/* Acknowledged problems are no more, until their state changes. */
+static void test_acknowledge(void **state)
+{
+    struct fixture *f = *state;
+    struct journal_vanish v = {.reason = "left"};
+    uint64_t id, held, failed, gone;
+
+    admit_as(f, "/in/1", FILE_REJECTED);
+    held = admit_as(f, "/in/2", FILE_HELD);
+    gone = v.file_id = fixture_admit(f, "/in/3", "1.3", 0);
+    assert_int_equal(fixture_do(f, vanish, &v), 0);
+    failed = fixture_admit(f, "/in/4", "1.4", 0);
+    assert_int_equal(fixture_claim(f, "cloud", 1, 0, &id), 1);
+    assert_int_equal(fixture_settle(f, id, DELIVERY_FAILED, NULL), 0);
+    deliver(f, "/in/5", "1.5");
+    assert_int_equal(problems(f), 4);
+
+#define ACKNOWLEDGE(...) act(f, (struct journal_act_on){.act = JOURNAL_ACKNOWLEDGE, __VA_ARGS__})
+    assert_int_equal(ACKNOWLEDGE(.file_id = gone), 1);
+    assert_int_equal(ACKNOWLEDGE(.file_id = gone), 0);
+    assert_int_equal(problems(f), 3);
+    assert_int_equal(ACKNOWLEDGE(.study = "1.9"), 2);
+    assert_int_equal(problems(f), 1);
+    assert_int_equal(ACKNOWLEDGE(.destination = "cloud"), 1);
+    assert_int_equal(problems(f), 0);
+    assert_int_equal(listed(f, (struct journal_list){ALL, .problems = true, .acknowledged = true}),
+                     4);
+    assert_int_equal(ACKNOWLEDGE(.study = NULL), 0);
+
+    /* It fails again. */
+    assert_int_equal(act(f, (struct journal_act_on){.act = JOURNAL_RETRY, .file_id = failed}), 1);
+    assert_int_equal(problems(f), 0);
+    assert_int_equal(fixture_claim(f, "cloud", 1, 0, &id), 1);
+    assert_int_equal(fixture_settle(f, id, DELIVERY_FAILED, NULL), 0);
+    assert_int_equal(problems(f), 1);
+    assert_int_equal(ACKNOWLEDGE(.delivery_id = id), 1);
+    assert_int_equal(problems(f), 0);
+
+    v = (struct journal_vanish){.file_id = held, .reason = "left"};
+    assert_int_equal(fixture_do(f, vanish, &v), 0);
+    assert_int_equal(problems(f), 1);
+    assert_int_equal(ACKNOWLEDGE(.study = NULL), 1);
+    assert_int_equal(problems(f), 0);
+}
+
 static void test_list(void **state)
 {
     struct fixture *f = *state;
@@ -494,6 +557,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_study, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_rejected, setup, teardown),
         cmocka_unit_test_setup_teardown(test_list, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_acknowledge, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
