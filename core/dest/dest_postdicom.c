@@ -59,8 +59,7 @@ struct transfer {
     struct pd_upload_file file;
     struct pd_upload_filing filing;
     bool is_filing;
-    bool waits;  /* in impl->waiting */
-    bool parted; /* a part was handed over */
+    bool waits; /* in impl->waiting */
     struct identify *identify;
     struct transfer *prev, *next;
 };
@@ -273,7 +272,6 @@ static void type_part(void *impl, struct dest_transfer *t, uint8_t *buffer, size
 {
     struct transfer *x = t->type_state;
     (void)impl;
-    x->parted = true;
     pd_upload_part(&x->file, buffer, size);
 }
 
@@ -296,7 +294,7 @@ static void type_abort(void *p, struct dest_transfer *t)
 static bool type_begun(const struct dest_transfer *t)
 {
     const struct transfer *x = t->type_state;
-    return x && x->parted;
+    return x && pd_upload_begun(&x->file);
 }
 
 static void release(uint8_t *buffer, size_t size, void *ctx)

@@ -19,7 +19,7 @@ struct dest_type {
     void (*file_sibling)(void *impl, struct dest_transfer *t);
     /* Forgets a transfer that was given to send or file_sibling; dest_done will not come. */
     void (*abort)(void *impl, struct dest_transfer *t);
-    /* Whether bytes of it were sent, as far as is known. */
+    /* Whether bytes of it were handed to a connection. */
     bool (*begun)(const struct dest_transfer *t);
     /* Try with fresh secrets. */
     void (*poke)(void *impl);

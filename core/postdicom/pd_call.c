@@ -13,37 +13,66 @@ static void finish(struct pd_session *s, struct pd_call *c, int status, const st
     c->cb(c, status, a, e);
 }
 
-/* All that is queued fails; the list is taken aside, since callbacks queue anew. */
-void pd_calls_fail_queued(struct pd_session *s, unsigned channel, int status, const struct err *e)
+/* Callbacks send and cancel calls, and may come to end others in their turn: so each is taken from
+ * the list when it is due. */
+static void end_all(struct pd_session *s)
 {
-    struct pd_call *c, *next, *list = s->queue[channel];
-    s->queue[channel] = NULL;
-    DL_FOREACH_SAFE(list, c, next)
-    {
-        DL_DELETE(list, c);
-        finish(s, c, status, NULL, e);
-    }
-}
-
-void pd_calls_tell_failed(struct pd_session *s)
-{
-    struct pd_call *c, *list = s->failing;
-    s->failing = NULL;
-    while ((c = list) != NULL) {
-        DL_DELETE(list, c);
+    struct pd_call *c;
+    while ((c = s->ending) != NULL) {
+        DL_DELETE(s->ending, c);
+        c->place = PD_CALL_GONE;
         struct err e = c->why;
         finish(s, c, e.code, NULL, &e);
     }
 }
 
+static void end_queued(struct pd_session *s, unsigned channel, int status, const struct err *e)
+{
+    struct pd_call *c;
+    DL_FOREACH(s->queue[channel], c)
+    {
+        c->why = *e;
+        c->why.code = status;
+        c->place = PD_CALL_ENDING;
+    }
+    DL_CONCAT(s->ending, s->queue[channel]);
+    s->queue[channel] = NULL;
+}
+
+static void end_failing(struct pd_session *s)
+{
+    struct pd_call *c;
+    DL_FOREACH(s->failing, c)
+    {
+        c->place = PD_CALL_ENDING;
+    }
+    DL_CONCAT(s->ending, s->failing);
+    s->failing = NULL;
+}
+
+void pd_calls_fail_queued(struct pd_session *s, int status, const struct err *e)
+{
+    end_queued(s, 0, status, e);
+    end_queued(s, 1, status, e);
+    end_all(s);
+}
+
+void pd_calls_tell_failed(struct pd_session *s)
+{
+    end_failing(s);
+    end_all(s);
+}
+
 void pd_calls_cancel(struct pd_session *s, const struct err *e)
 {
     struct pd_call *c;
-    pd_calls_fail_queued(s, 0, ERR_CANCELED, e);
-    pd_calls_fail_queued(s, 1, ERR_CANCELED, e);
-    while ((c = s->failing) != NULL) {
-        DL_DELETE(s->failing, c);
-        finish(s, c, ERR_CANCELED, NULL, e);
+    pd_calls_fail_queued(s, ERR_CANCELED, e);
+    while (s->failing) {
+        DL_FOREACH(s->failing, c)
+        {
+            c->why = *e;
+        }
+        pd_calls_tell_failed(s);
     }
 }
 
@@ -78,18 +107,25 @@ static void on_call_done(struct pd_request *r, int status, const struct frame_an
     pd_session_watch_idle(s);
 }
 
+static void fail_soon(struct pd_session *s, struct pd_call *c)
+{
+    c->place = PD_CALL_FAILING;
+    DL_APPEND(s->failing, c);
+    pd_session_soon(s);
+}
+
 /* Hands a queued call to a connection. */
 static void dispatch(struct pd_session *s, unsigned channel, struct pd_slot *slot)
 {
     struct pd_call *c = s->queue[channel];
     DL_DELETE(s->queue[channel], c);
+    c->place = PD_CALL_GONE;
     c->slot = slot;
     c->request.cb = on_call_done;
     int status = pd_connection_send(slot->connection, &c->request);
     if (status) {
         err_set(&c->why, status, "%s", err_text(status));
-        DL_APPEND(s->failing, c);
-        pd_session_soon(s);
+        fail_soon(s, c);
         return;
     }
     c->carried = true;
@@ -128,10 +164,26 @@ void pd_session_send(struct pd_session *s, struct pd_call *c)
     uv_timer_stop(&s->idle);
     if (s->state != SESSION_OPEN) {
         err_set(&c->why, ERR_SESSION, "the session is closed");
-        DL_APPEND(s->failing, c);
-        pd_session_soon(s);
+        fail_soon(s, c);
         return;
     }
+    c->place = PD_CALL_QUEUED;
     DL_APPEND(s->queue[c->upload], c);
     pd_calls_pump(s);
+}
+
+bool pd_session_cancel(struct pd_session *s, struct pd_call *c)
+{
+    if (c->place == PD_CALL_GONE)
+        return false;
+    if (c->place == PD_CALL_QUEUED)
+        DL_DELETE(s->queue[c->upload], c);
+    else if (c->place == PD_CALL_FAILING)
+        DL_DELETE(s->failing, c);
+    else
+        DL_DELETE(s->ending, c);
+    c->place = PD_CALL_GONE;
+    s->active--;
+    pd_session_watch_idle(s);
+    return true;
 }

@@ -3,14 +3,16 @@
 #include "postdicom/pd_upload_internal.h"
 
 #include <stdlib.h>
+#include <utlist.h>
 
-struct part {
+struct pd_part {
     struct pd_call call;
     struct pd_transfer *transfer;
     uint8_t *buffer;
     size_t size;
     unsigned sends;
     char *json;
+    struct pd_part *prev, *next;
 };
 
 static void want_parts(struct pd_transfer *t)
@@ -39,15 +41,16 @@ static void all_acknowledged(struct pd_transfer *t)
     }
 }
 
-static void part_free(struct part *p)
+static void part_free(struct pd_part *p)
 {
     struct pd_upload *u = p->transfer->upload;
+    DL_DELETE(p->transfer->parts, p);
     free(p->json);
     u->release(p->buffer, p->size, u->ctx);
     free(p);
 }
 
-static void part_send(struct part *p)
+static void part_send(struct pd_part *p)
 {
     p->sends++;
     p->transfer->pending++;
@@ -56,7 +59,7 @@ static void part_send(struct part *p)
 
 static void on_part(struct pd_call *c, int status, const struct pd_answer *a, const struct err *e)
 {
-    struct part *p = c->ctx;
+    struct pd_part *p = c->ctx;
     struct pd_transfer *t = p->transfer;
     t->pending--;
     t->carried = t->carried || c->carried;
@@ -89,6 +92,29 @@ static void on_part(struct pd_call *c, int status, const struct pd_answer *a, co
         want_parts(t);
 }
 
+void pd_part_withdraw(struct pd_transfer *t)
+{
+    struct pd_part *p, *next;
+    DL_FOREACH_SAFE(t->parts, p, next)
+    {
+        if (!pd_session_cancel(t->upload->session, &p->call))
+            continue;
+        t->pending--;
+        part_free(p);
+    }
+}
+
+bool pd_part_carried(const struct pd_transfer *t)
+{
+    const struct pd_part *p;
+    DL_FOREACH(t->parts, p)
+    {
+        if (p->call.carried)
+            return true;
+    }
+    return t->carried;
+}
+
 void pd_upload_part(struct pd_upload_file *f, uint8_t *buffer, size_t size)
 {
     struct pd_transfer *t = f->transfer;
@@ -99,7 +125,7 @@ void pd_upload_part(struct pd_upload_file *f, uint8_t *buffer, size_t size)
         u->release(buffer, size, u->ctx);
         return;
     }
-    struct part *p = calloc(1, sizeof(*p));
+    struct pd_part *p = calloc(1, sizeof(*p));
     if (p)
         p->json = pd_params_process_file(pd_session_keys(u->session), t->burst->uuid,
                                          account->institution_uuid, account->user_uuid, t->index,
@@ -123,6 +149,7 @@ void pd_upload_part(struct pd_upload_file *f, uint8_t *buffer, size_t size)
                                .upload = true,
                                .cb = on_part,
                                .ctx = p};
+    DL_APPEND(t->parts, p);
     t->next_part++;
     t->parts_out++;
     part_send(p);

@@ -85,8 +85,7 @@ void pd_session_lose(struct pd_session *s, const char *why)
     s->barren[0] = s->barren[1] = 0;
     err_set(&e, ERR_SESSION, "the session is lost: %s", why);
     pd_slots_close(s, ERR_SESSION, e.text);
-    pd_calls_fail_queued(s, 0, ERR_SESSION, &e);
-    pd_calls_fail_queued(s, 1, ERR_SESSION, &e);
+    pd_calls_fail_queued(s, ERR_SESSION, &e);
     if (s->young_losses >= YOUNG_LOSSES) {
         unsigned doublings = s->young_losses - YOUNG_LOSSES;
         uint64_t hold = HOLD_MIN_MS << (doublings > 6 ? 6 : doublings);
@@ -109,8 +108,7 @@ void pd_session_drop(struct pd_session *s, int status, const struct err *error)
     s->young_losses = 0;
     s->barren[0] = s->barren[1] = 0;
     pd_slots_close(s, ERR_SESSION, e.text);
-    pd_calls_fail_queued(s, 0, status, &e);
-    pd_calls_fail_queued(s, 1, status, &e);
+    pd_calls_fail_queued(s, status, &e);
 }
 
 /* ---- opening ---- */

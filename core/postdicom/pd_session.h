@@ -51,6 +51,7 @@ struct pd_call {
     /* private */
     struct pd_session *session;
     struct pd_slot *slot;
+    enum { PD_CALL_GONE, PD_CALL_QUEUED, PD_CALL_FAILING, PD_CALL_ENDING } place; /* its list */
     struct err why;
     struct pd_call *prev, *next;
 };
@@ -76,6 +77,9 @@ const struct pd_account *pd_session_account(const struct pd_session *s);
 const char *pd_session_uuid(const struct pd_session *s);
 
 void pd_session_send(struct pd_session *s, struct pd_call *c);
+/* Takes back a call that was not yet handed to a connection: its callback will not come. False: it
+ * was, and will. */
+bool pd_session_cancel(struct pd_session *s, struct pd_call *c);
 /* The server does not know the session of that generation any more; nothing if it is another one by
  * now. */
 void pd_session_renew(struct pd_session *s, unsigned generation);

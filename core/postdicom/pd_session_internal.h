@@ -43,6 +43,7 @@ struct pd_session {
     struct pd_waiter *waiters, *told; /* told: being called back just now */
     struct pd_call *queue[2];         /* general, uploads */
     struct pd_call *failing;          /* their callbacks come with the next turn of the loop */
+    struct pd_call *ending;           /* theirs come just now */
     unsigned active;                  /* calls queued and in flight */
     struct pd_slot *slots;
     size_t n_slots;
@@ -84,8 +85,8 @@ void pd_slots_close(struct pd_session *s, int status, const char *why);
 
 /* Hands what waits to the connections that can take it. */
 void pd_calls_pump(struct pd_session *s);
-/* All of a channel that waits for a connection fails. */
-void pd_calls_fail_queued(struct pd_session *s, unsigned channel, int status, const struct err *e);
+/* All that waits for a connection fails. */
+void pd_calls_fail_queued(struct pd_session *s, int status, const struct err *e);
 /* All that is not yet handed to a connection ends: the session is being closed. */
 void pd_calls_cancel(struct pd_session *s, const struct err *e);
 /* Tells those that failed within the call that sent them. */

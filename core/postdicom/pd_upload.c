@@ -37,13 +37,16 @@ void pd_transfer_finish(struct pd_transfer *t, int status, const struct err *e, 
     struct pd_upload_file *f = t->file;
     struct pd_upload_filing *filing = t->filing;
     detach(t);
+    if (pd_part_carried(t))
+        t->carried = true;
     t->file = NULL;
     t->filing = NULL;
+    pd_part_withdraw(t);
     if (f) {
         struct pd_upload_result r = {.status = status, .again = again, .bytes = t->bytes};
         if (e)
             r.err = *e;
-        r.uncertain = status != 0 && status != ERR_REFUSED && (t->carried || t->parts_out > 0);
+        r.uncertain = status != 0 && status != ERR_REFUSED && t->carried;
         r.existed = status == 0 && !t->carried;
         memcpy(r.order, t->order, sizeof(r.order));
         f->transfer = NULL;
@@ -225,7 +228,7 @@ int pd_upload_file_order(struct pd_upload *u, struct pd_upload_filing *f)
 
 bool pd_upload_begun(const struct pd_upload_file *f)
 {
-    return f->transfer && (f->transfer->carried || f->transfer->next_part > 0);
+    return f->transfer && pd_part_carried(f->transfer);
 }
 
 bool pd_upload_abort(struct pd_upload_file *f)
@@ -237,6 +240,7 @@ bool pd_upload_abort(struct pd_upload_file *f)
     detach(t);
     f->transfer = NULL;
     t->file = NULL;
+    pd_part_withdraw(t);
     pd_transfer_unref(t);
     return begun;
 }

@@ -27,11 +27,12 @@ struct pd_transfer {
     struct pd_burst *burst;
     unsigned index; /* FileIndex */
     unsigned n_parts, next_part, acknowledged, parts_out;
+    struct pd_part *parts; /* those out */
     bool wanting;
     bool refiled;    /* the folder was looked up again after all parts were sent */
     bool verifying;  /* the check comes after the parts */
     uint64_t losses; /* of connections, when it began */
-    bool carried;    /* bytes were handed to a connection */
+    bool carried;    /* bytes were handed to a connection, those of the parts out aside */
     uint64_t bytes;
     struct err refusal; /* code != 0: only the session is asked about yet */
     char order[PD_UUID_SIZE];
@@ -78,8 +79,14 @@ void pd_initialize_leave(struct pd_transfer *t);
 /* pd_exists.c: asks whether the server has the file, and goes on with the answer. */
 void pd_exists_ask(struct pd_transfer *t);
 
-/* pd_part.c: sends all of the file, and goes on when all of it is acknowledged. */
+/* pd_part.c */
+
+/* Sends all of the file, and goes on when all of it is acknowledged. */
 void pd_part_send_all(struct pd_transfer *t);
+/* Takes back the parts that no connection has yet. */
+void pd_part_withdraw(struct pd_transfer *t);
+/* Whether a byte of it was handed to a connection. */
+bool pd_part_carried(const struct pd_transfer *t);
 
 /* pd_filing.c */
 

@@ -515,6 +515,33 @@ static void test_close_deadline(void **state)
     }
 }
 
+/* Only what a connection carried is in doubt: what waited for one is taken back. */
+static void test_close_waiting(void **state)
+{
+    static struct rig_file f[8];
+    char name[16], sop[80];
+    unsigned uncertain = 0;
+    (void)state;
+    rig_sandbox("--fault", "never-answer=1:on=part", NULL);
+    rig_config.postdicom.connections = 1;
+    rig_open();
+    for (unsigned i = 0; i < 8; i++) {
+        snprintf(name, sizeof(name), "f%u", i);
+        snprintf(sop, sizeof(sop), "%s.1.%u", RIG_STUDY, i + 1);
+        rig_make(&f[i], name, RIG_STUDY, sop, i == 7 ? 3 * PART : 1000, i);
+        rig_send(&f[i]);
+    }
+    rig_run_ms(700);
+    rig_close(300);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(f[i].done, 1);
+        assert_verdict(&f[i], DEST_ABANDONED);
+        uncertain += f[i].result.uncertain;
+        assert_int_equal(rig_receipts(&f[i]), f[i].result.uncertain ? 1 : 0);
+    }
+    assert_int_equal(uncertain, 1);
+}
+
 static bool closed_within;
 
 static void on_closed_within(void *ctx)
@@ -728,6 +755,7 @@ int main(int argc, char **argv)
         T(refused),
         T(close),
         T(close_deadline),
+        T(close_waiting),
         T(close_within),
         T(close_at_once),
         T(rate_limit),
