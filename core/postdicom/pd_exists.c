@@ -1,5 +1,5 @@
-/* Existence checks: CheckFileExist, before a file is sent that may have arrived already, and after
- * one was sent of which parts may have been lost. */
+/* Existence checks: CheckFileExist, before a file is sent that may have arrived already, when
+ * the answer to it was lost, and after one was sent of which parts may have been lost. */
 #include "postdicom/pd_upload_internal.h"
 
 #include <stdlib.h>
@@ -34,7 +34,7 @@ static void on_check(struct pd_call *c, int status, const struct pd_answer *a, c
         pd_transfer_failed(t, status, e);
         return;
     }
-    if (!a->ok && (pd_transfer_attempt(t) == 0 || t->verifying)) {
+    if (!a->ok && !t->doubted && (pd_transfer_attempt(t) == 0 || t->verifying)) {
         pd_transfer_refused_answer(t, a, "the server does not say whether it has the file");
         return;
     }
@@ -51,13 +51,16 @@ static void on_check(struct pd_call *c, int status, const struct pd_answer *a, c
         return;
     }
     /* It exists: that proves neither that all parts arrived nor that the order is in the folder. */
-    if (exists && (t->n_parts == 1 || t->file->known_whole) &&
-        (!t->folder_uuid[0] || t->order[0])) {
+    bool enough =
+        exists && (t->n_parts == 1 || t->file->known_whole) && (!t->folder_uuid[0] || t->order[0]);
+    if (!enough)
+        t->order[0] = '\0';
+    if (t->doubted)
+        pd_part_settle_doubt(t, enough);
+    else if (enough)
         pd_filing_make_sure(t);
-        return;
-    }
-    t->order[0] = '\0';
-    pd_part_send_all(t);
+    else
+        pd_part_send_all(t);
 }
 
 static void check(struct pd_transfer *t, const char *patient_name, const char *patient_id)

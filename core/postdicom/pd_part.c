@@ -1,5 +1,7 @@
-/* The bytes of a file: its parts are spread over the upload connections; one whose answer is lost
- * is sent again. */
+/* The bytes of a file: its parts are spread over the upload connections. One whose answer is lost
+ * is sent again; where it was the whole file, only if the server says that it has not got it: it
+ * would be stored twice otherwise. Of a file of several parts the server's word proves nothing, and
+ * one part more makes no second file. */
 #include "postdicom/pd_upload_internal.h"
 
 #include <stdlib.h>
@@ -69,7 +71,12 @@ static void on_part(struct pd_call *c, int status, const struct pd_answer *a, co
         return;
     }
     if (status && !t->refusal.code && pd_transfer_resendable(c, status, p->sends)) {
-        part_send(p);
+        if (t->n_parts == 1 && t->file->may_ask) {
+            t->doubted = p;
+            pd_exists_ask(t);
+        } else {
+            part_send(p);
+        }
         return;
     }
     t->parts_out--;
@@ -92,16 +99,33 @@ static void on_part(struct pd_call *c, int status, const struct pd_answer *a, co
         want_parts(t);
 }
 
+void pd_part_settle_doubt(struct pd_transfer *t, bool arrived)
+{
+    struct pd_part *p = t->doubted;
+    t->doubted = NULL;
+    t->state = SEND;
+    if (!arrived) {
+        part_send(p);
+        return;
+    }
+    t->parts_out--;
+    t->acknowledged++;
+    t->bytes += p->size;
+    part_free(p);
+    all_acknowledged(t);
+}
+
 void pd_part_withdraw(struct pd_transfer *t)
 {
     struct pd_part *p, *next;
     DL_FOREACH_SAFE(t->parts, p, next)
     {
-        if (!pd_session_cancel(t->upload->session, &p->call))
+        if (p != t->doubted && !pd_session_cancel(t->upload->session, &p->call))
             continue;
-        t->pending--;
+        t->pending -= p != t->doubted;
         part_free(p);
     }
+    t->doubted = NULL;
 }
 
 bool pd_part_carried(const struct pd_transfer *t)

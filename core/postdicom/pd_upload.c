@@ -1,11 +1,11 @@
 /* A file's way: session ready -> folder known -> upload session open -> (patient known -> existence
- * check) -> parts, all acknowledged -> (existence check again where a connection was lost on the
- * way) -> order in its folder -> done.
+ * check) -> parts, all acknowledged -> (existence check again where a connection or an answer was
+ * lost on the way) -> order in its folder -> done.
  *
- * Failure modes: a part without an answer is sent again, MAX_SENDS times in all; a lost session,
- * and the first refusal of a file, start the file over under a fresh upload session (a refused
- * Initialize renews the session), since the server's texts are not known well enough to tell one
- * refusal from another; a second refusal is the file's fault. */
+ * Failure modes: a part without an answer is sent again (see pd_part), MAX_SENDS times in all; a
+ * lost session, and the first refusal of a file, start the file over under a fresh upload session
+ * (a refused Initialize renews the session), since the server's texts are not known well enough to
+ * tell one refusal from another; a second refusal is the file's fault. */
 #include "postdicom/pd_upload_internal.h"
 
 #include <stdlib.h>

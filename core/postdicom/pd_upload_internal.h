@@ -27,7 +27,8 @@ struct pd_transfer {
     struct pd_burst *burst;
     unsigned index; /* FileIndex */
     unsigned n_parts, next_part, acknowledged, parts_out;
-    struct pd_part *parts; /* those out */
+    struct pd_part *parts;   /* those out */
+    struct pd_part *doubted; /* of them: its answer was lost, and the server is asked */
     bool wanting;
     bool refiled;    /* the folder was looked up again after all parts were sent */
     bool verifying;  /* the check comes after the parts */
@@ -83,6 +84,8 @@ void pd_exists_ask(struct pd_transfer *t);
 
 /* Sends all of the file, and goes on when all of it is acknowledged. */
 void pd_part_send_all(struct pd_transfer *t);
+/* The server was asked about the part whose answer was lost. */
+void pd_part_settle_doubt(struct pd_transfer *t, bool arrived);
 /* Takes back the parts that no connection has yet. */
 void pd_part_withdraw(struct pd_transfer *t);
 /* Whether a byte of it was handed to a connection. */

@@ -242,6 +242,43 @@ static void test_uncertain_is_asked(void **state)
     assert_int_equal(rig_receipts(&big), 2);
 }
 
+/* The answer to a file of one part is lost, whether it arrived or not: it is stored once. */
+static void test_lost_answer(void **state)
+{
+    static const char *const faults[] = {"[\"never-answer=1:on=part:times=1\"]",
+                                         "[\"lose-request=1:on=part:times=1\"]",
+                                         "[\"garbage-answer=1:on=part:times=1\"]"};
+    struct rig_file f, first;
+    char name[16], sop[80];
+    (void)state;
+    rig_sandbox(NULL);
+    rig_config.idle_timeout_ms = 1000;
+    rig_open();
+    /* Orders are known to be in their folder from then on. */
+    rig_make(&first, "a", RIG_STUDY, RIG_STUDY ".1.1", 1000, 1);
+    first.delivery.folder = "A";
+    rig_deliver(&first);
+    assert_verdict(&first, DEST_DELIVERED);
+    for (unsigned i = 0; i < 3; i++) {
+        snprintf(name, sizeof(name), "b%u", i);
+        snprintf(sop, sizeof(sop), "%s.1.%u", RIG_STUDY, i + 2);
+        rig_make(&f, name, RIG_STUDY, sop, 1000, i);
+        f.delivery.folder = i == 0 ? "B" : "A";
+        rig_faults(faults[i]);
+        rig_deliver(&f);
+        assert_verdict(&f, DEST_DELIVERED);
+        assert_int_equal(f.result.bytes, f.delivery.size);
+        assert_int_equal(rig_receipts(&f), 1);
+        assert_true(rig_in_folder(RIG_STUDY, f.delivery.folder));
+    }
+    /* Of several parts the one is sent again, which makes no second file either. */
+    rig_make(&f, "c", RIG_STUDY, RIG_STUDY ".1.9", 3 * PART, 1);
+    rig_faults(faults[0]);
+    rig_deliver(&f);
+    assert_verdict(&f, DEST_DELIVERED);
+    assert_int_equal(rig_receipts(&f), 1);
+}
+
 static void test_never_asked(void **state)
 {
     struct rig_file f;
@@ -734,6 +771,7 @@ int main(int argc, char **argv)
         T(source_changed),
         T(source_changes_while_sent),
         T(uncertain_is_asked),
+        T(lost_answer),
         T(never_asked),
         T(drop_after),
         T(drop_before),
