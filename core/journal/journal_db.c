@@ -122,10 +122,9 @@ int journal_db_open(struct journal_db *db, const char *path, int cache_kib, stru
     return rc;
 }
 
-int journal_db_close(struct journal_db *db, struct err *e)
+void journal_db_forget_statements(struct journal_db *db)
 {
     struct journal_stmt *s, *tmp;
-    int rc;
 
     HASH_ITER(hh, db->stmts, s, tmp)
     {
@@ -133,6 +132,13 @@ int journal_db_close(struct journal_db *db, struct err *e)
         sqlite3_finalize(s->stmt);
         free(s);
     }
+}
+
+int journal_db_close(struct journal_db *db, struct err *e)
+{
+    int rc;
+
+    journal_db_forget_statements(db);
     rc = sqlite3_close(db->sqlite);
     if (rc != SQLITE_OK) {
         rc = journal_db_error(db, rc, e);

@@ -51,6 +51,8 @@ struct journal_value journal_blob(const void *data, size_t size); /* NULL: NULL 
 /* Opens an existing file. `cache_kib` bounds the page cache. */
 int journal_db_open(struct journal_db *db, const char *path, int cache_kib, struct err *e);
 int journal_db_close(struct journal_db *db, struct err *e);
+/* Gives back the memory of the prepared statements; none may be in use. */
+void journal_db_forget_statements(struct journal_db *db);
 /* It is known to be good: closing it empties its log, which stays beside it otherwise. */
 void journal_db_trust(struct journal_db *db);
 /* Runs SQL without results or parameters, several statements too. */
@@ -223,6 +225,7 @@ struct journal {
     bool unchecked;        /* and has not ended well yet */
     bool changed;          /* since the last backup */
     bool housekeeping_due; /* since it was last idle for a while */
+    bool memory_held;      /* pages and statements, since then */
     bool no_space;         /* a change did not fit on the disk */
     uint64_t backup_ms;
     uint64_t backup_at_ms;        /* monotonic: when the next one is due, if changed */

@@ -205,8 +205,11 @@ static void refuse_all(struct journal_op *group, const struct err *e, bool reads
 
 static void housekeeping(struct journal *j)
 {
+    if (j->housekeeping_due)
+        sqlite3_wal_checkpoint_v2(j->db.sqlite, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     j->housekeeping_due = false;
-    sqlite3_wal_checkpoint_v2(j->db.sqlite, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    j->memory_held = false;
+    journal_db_forget_statements(&j->db);
     sqlite3_db_release_memory(j->db.sqlite);
     /* Else what the burst took stays with the process, in this thread's arena and the loop's. */
     malloc_trim(0);
@@ -217,8 +220,10 @@ static void housekeeping(struct journal *j)
  * the thread from its quiet time. */
 static void make_room(struct journal *j)
 {
-    if (j->no_space && j->background.kind == JOURNAL_BACKGROUND_NONE)
+    if (j->no_space && j->background.kind == JOURNAL_BACKGROUND_NONE) {
+        j->housekeeping_due = true;
         housekeeping(j);
+    }
 }
 
 static void run_group(struct journal *j, struct journal_op *group)
@@ -233,6 +238,7 @@ static void run_group(struct journal *j, struct journal_op *group)
         refuse_all(group, &e, true);
         return;
     }
+    j->memory_held = true;
     for (struct journal_op *op = group; op != NULL; op = op->next)
         reads &= journal_kinds[op->kind].reads;
     if (!reads)
@@ -357,7 +363,8 @@ static void background_reap(struct journal *j)
 /* Not while another connection reads: emptying the log would wait for it. */
 static bool housekeeping_may(const struct journal *j)
 {
-    return j->housekeeping_due && j->background.kind == JOURNAL_BACKGROUND_NONE && !j->damaged;
+    return (j->housekeeping_due || j->memory_held) &&
+           j->background.kind == JOURNAL_BACKGROUND_NONE && !j->damaged;
 }
 
 /* Milliseconds until the thread wants to wake up by itself; UINT64_MAX: when it is called. */

@@ -18,7 +18,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
-#define WATCH_RELAY_SIZE (256 * 1024)
+#define WATCH_RELAY_SIZE (64 * 1024)
 #define WATCH_MAX_NOTES  4096 /* events wait while that many are not yet given out */
 
 enum watch_origin { WATCH_ORIGIN_EVENTS, WATCH_ORIGIN_SCAN, WATCH_ORIGIN_SETTLE, WATCH_ORIGINS };
