@@ -197,8 +197,8 @@ struct journal_delivery_row {
     char *sop_class_uid, *sop_instance_uid, *study_instance_uid, *series_instance_uid,
         *transfer_syntax_uid;
     char *route, *folder;
-    unsigned attempts; /* tries that ended, before this one */
-    int64_t created_ms;
+    unsigned attempts;  /* tries that ended, before this one */
+    int64_t created_ms; /* when it was queued, or asked for by the operator */
     bool uncertain, send_anyway;
     bool has_sibling; /* see dest.h */
     uint8_t sibling_sha256[JOURNAL_SHA256_SIZE];

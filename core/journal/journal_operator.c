@@ -75,13 +75,14 @@ static int act_delivery(struct journal *j, const struct journal_act_on *a, uint6
                            journal_int(now), journal_id(id));
     if (a->act == JOURNAL_RELEASE)
         return journal_run(&j->db, e,
-                           "UPDATE delivery SET state = 0, changed_ms = ?, acknowledged_ms = NULL"
-                           " WHERE id = ?",
+                           "UPDATE delivery SET state = 0, created_ms = ?1, changed_ms = ?1,"
+                           " acknowledged_ms = NULL WHERE id = ?2",
                            journal_int(now), journal_id(id));
+    /* It is given up (give_up_after) so long after this, not after it was queued first. */
     return journal_run(&j->db, e,
                        "UPDATE delivery SET state = 0, next_ms = NULL, attempts = 0, send_anyway = "
-                       "send_anyway OR ?,"
-                       " changed_ms = ?, acknowledged_ms = NULL WHERE id = ?",
+                       "send_anyway OR ?1,"
+                       " created_ms = ?2, changed_ms = ?2, acknowledged_ms = NULL WHERE id = ?3",
                        journal_int(a->send_anyway), journal_int(now), journal_id(id));
 }
 

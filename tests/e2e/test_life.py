@@ -129,6 +129,33 @@ def test_a_journal_that_cannot_be_rebuilt_yet_costs_nothing(sandbox, ferries):
     assert "the journal is rebuilt" not in ferry.log()
 
 
+def test_what_is_given_up_is_kept_and_has_its_time_again(sandboxes, ferries):
+    """give_up_after counts from when a delivery was queued, or asked for by the operator."""
+    cloud = sandboxes()
+    cloud.kill()
+    ferry = ferries({"cloud": {"router": cloud.url, "give_up_after": "1h", "retry": {"min": "100ms", "max": "1s"}}},
+                    watch={"after_upload": "delete"}).start()
+    for i in range(5):
+        dicom.write(ferry.inbox / f"{i}.dcm")
+    ferry.wait(lambda: ferry.status()["files"]["queued"] == 5, 30, "them to be queued")
+    time.sleep(2)
+    assert ferry.status()["deliveries"]["failed"] == 0
+    ferry.stop()
+    with sqlite3.connect(ferry.state / "journal.db") as journal:
+        journal.execute("UPDATE delivery SET created_ms = created_ms - 3600000")
+    journal.close()
+    ferry.start()
+    ferry.wait(lambda: set(ferry.fates().values()) == {"failed"}, 60, "them to be given up")
+    assert all(f["deliveries"][0]["reason"] for f in ferry.files())
+    assert len(list(ferry.inbox.glob("*.dcm"))) == 5
+    ferry.ask("retry", "--all")
+    time.sleep(2)  # it is dead still
+    assert ferry.status()["deliveries"]["failed"] == 0
+    cloud.start()
+    ferry.ask("retry", "--destination", "cloud")
+    ferry.wait(lambda: ferry.status()["files"]["disposed"] == 5, 60, "them to be delivered after all")
+
+
 def test_what_a_crash_left_in_custody_is_found(sandbox, ferries):
     """Also under a number that `include` does not match, and without rescans, which cost nothing then."""
     ferry = ferries({"cloud": sandbox.url}, watch={"custody": "rename", "include": ["*.dcm"], "rescan": "off"})
