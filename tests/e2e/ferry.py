@@ -173,6 +173,6 @@ def ferries(build, tmp_path):
         log = ferry.log() if ferry.log_path.exists() else ""
         assert code in (0, None), f"exit status {code}\n{log[-4000:]}"
         assert "Sanitizer" not in log and "runtime error" not in log, log[-6000:]
-        private = [*dicom.PATIENT_NAME.split("^"), dicom.PATIENT_ID, ACCOUNT_KEY, API_KEY, str(ferry.inbox)]
+        private = [*dicom.PATIENT_NAME.split("^"), dicom.PATIENT_ID, ACCOUNT_KEY, API_KEY, str(ferry.root.parent)]
         leaked = [line for line in log.splitlines() if any(word in line for word in private)]
         assert not leaked, leaked[:5]

@@ -325,15 +325,15 @@ def test_check_leaves_to_systemd_what_it_does(build, open_folder):
 def test_drop_in_lets_the_unit_start(build, open_folder):
     """Folders are made first, quoted as the unit wants them, and hidden ones get a remark."""
     odd = open_folder / "it's 100% \"sent\""
-    checked = Checked(build, open_folder, {"after_upload": {"move": str(odd / "{StudyDate}")}})
+    odd.mkdir(mode=0o755)
+    checked = Checked(build, odd, {"after_upload": {"move": str(odd / "moved/{StudyDate}")}})
     out = checked.check()[1]
-    folder = str(odd).replace("'", "'\\''")
+    folder = str(odd / "moved").replace("'", "'\\''")
     assert f"install -d -o nobody -m 0750 '{folder}'" in out, out
     unit = str(odd).replace("%", "%%").replace('"', "\"'\"'\"")
-    assert f'\nReadWritePaths="{unit}"\n' in out, out
-    assert f"\nReadWritePaths={checked.inbox}\n" in out
+    assert f'\nReadWritePaths="{unit}"\n' in out, out  # above both, so that a rename moves files
     assert "/etc/systemd/system/dcmferryd.service.d/drop-folders.conf" in out
     assert "systemctl daemon-reload && systemctl restart dcmferryd" in out
     assert "does not see" in out and "\nPrivateTmp=no\n" in out  # it lies below /tmp
-    odd.mkdir()
+    (odd / "moved").mkdir()
     assert "install -d" not in checked.check()[1]
