@@ -98,6 +98,8 @@ static void on_call_done(struct pd_request *r, int status, const struct frame_an
             status = err_set(&e, ERR_SESSION, "the connection is not registered: %s", a.text);
             lost = true;
         }
+        if (status == 0 && a.ok && c->request.bytes)
+            s->progress = true;
     }
     if (lost)
         pd_session_lose(s, e.text);

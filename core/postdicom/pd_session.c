@@ -74,6 +74,15 @@ void pd_session_watch_idle(struct pd_session *s)
 
 /* ---- the session is lost ---- */
 
+/* Who displaces us may be displaced by us: so the waiting does not end with progress, but it begins
+ * anew. */
+static void count_young_loss(struct pd_session *s, uint64_t now)
+{
+    s->young_losses = now - s->opened_ms < YOUNG_MS ? s->young_losses + 1 : 0;
+    if (s->progress && s->young_losses > YOUNG_LOSSES)
+        s->young_losses = YOUNG_LOSSES;
+}
+
 void pd_session_lose(struct pd_session *s, const char *why)
 {
     uint64_t now = clock_monotonic_ms();
@@ -81,7 +90,7 @@ void pd_session_lose(struct pd_session *s, const char *why)
     if (s->state != SESSION_OPEN)
         return;
     s->state = SESSION_CLOSED;
-    s->young_losses = now - s->opened_ms < YOUNG_MS ? s->young_losses + 1 : 0;
+    count_young_loss(s, now);
     s->barren[0] = s->barren[1] = 0;
     err_set(&e, ERR_SESSION, "the session is lost: %s", why);
     pd_slots_close(s, ERR_SESSION, e.text);
@@ -137,6 +146,7 @@ static void on_login(int status, struct pd_login_result *result, uint64_t retry_
     main_slot->doubtful = false;
     s->state = SESSION_OPEN;
     s->generation++;
+    s->progress = false;
     s->opened_ms = clock_monotonic_ms();
     if (!s->register_json) {
         struct err nomem;

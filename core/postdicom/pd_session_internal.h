@@ -36,7 +36,8 @@ struct pd_session {
     char *register_json;
     struct pd_account account;
     uint64_t opened_ms;
-    unsigned young_losses;
+    unsigned young_losses;  /* in a row */
+    bool progress;          /* a part of a file was taken since it was opened */
     uint64_t hold_until_ms; /* displaced: no opening before that */
     uint64_t losses;        /* upload connections that ended by themselves */
     unsigned barren[2]; /* connections in a row that ended without an answer: general, uploads */

@@ -357,6 +357,40 @@ SURVIVE(displaced, "displace=12:times=1", NULL, 5)
 SURVIVE(parts_lost, "drop-after=4:times=3", "--assume-parts-survive=no", 4)
 SURVIVE(repeat_refused, "drop-after=4:times=3", "--assume-repeated-part=refuse", 4)
 
+/* Sessions that are lost soon make us wait, but not longer and longer as long as files arrive. */
+static void test_lost_with_progress(void **state)
+{
+    struct rig_file f;
+    struct dest_status status;
+    char name[16], sop[80];
+    unsigned holds = 0;
+    bool held = false;
+    (void)state;
+    rig_sandbox("--fault", "forget-session=7", NULL);
+    rig_config.postdicom.connections = 1;
+    rig_config.retry_max_ms = 1000;
+    rig_open();
+    for (unsigned i = 0; holds < 4; i++) {
+        snprintf(name, sizeof(name), "f%u", i);
+        snprintf(sop, sizeof(sop), "%s.1.%u", RIG_STUDY, i + 1);
+        rig_make(&f, name, RIG_STUDY, sop, 1000, i);
+        do {
+            while (dest_capacity(rig_dest) == 0) {
+                dest_get_status(rig_dest, &status);
+                if (!held && status.last_error.code == ERR_DISPLACED) {
+                    held = true;
+                    holds++;
+                    assert_in_range(status.next_probe_ms, 0, 2000);
+                }
+                uv_run(&rig_loop, UV_RUN_ONCE);
+            }
+            held = false;
+            rig_deliver(&f);
+        } while (f.result.verdict == DEST_RETRY);
+        assert_verdict(&f, DEST_DELIVERED);
+    }
+}
+
 /* The connections go, the server comes back. */
 static void test_server_restarts(void **state)
 {
@@ -785,6 +819,7 @@ int main(int argc, char **argv)
         T(displaced),
         T(parts_lost),
         T(repeat_refused),
+        T(lost_with_progress),
         T(server_restarts),
         T(server_hangs),
         T(breaker),
