@@ -1,7 +1,7 @@
 /* A destination: something that can receive a file. One table of operations per type (postdicom;
  * others follow), one front for all: breaker, rate limit, duplicate check. Loop thread only.
  *
- * The front (dest.c) opens the source, checks it against what was journalled, finds out duplicates
+ * The front opens the source, checks it against what was journalled, finds out duplicates
  * and conflicts, hands the delivery to the type, checks the source again after the last byte was
  * acknowledged, and reports one result. */
 #ifndef DEST_DEST_H

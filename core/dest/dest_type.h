@@ -1,4 +1,4 @@
-/* Between the front (dest.c) and a type of destination. Loop thread only. */
+/* Between the front (dest_internal.h) and a type of destination. Loop thread only. */
 #ifndef DEST_DEST_TYPE_H
 #define DEST_DEST_TYPE_H
 
