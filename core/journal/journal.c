@@ -313,6 +313,12 @@ void journal_list(struct journal *j, struct journal_list *l)
     journal_submit(j, &l->op, JOURNAL_KIND_LIST);
 }
 
+void journal_holds(struct journal *j, struct journal_holds *h)
+{
+    h->json = NULL;
+    journal_submit(j, &h->op, JOURNAL_KIND_HOLDS);
+}
+
 void journal_rebuilt(struct journal *j, struct journal_rebuilt *r)
 {
     journal_submit(j, &r->op, JOURNAL_KIND_REBUILT);

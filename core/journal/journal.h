@@ -219,6 +219,7 @@ struct journal_claim {
     size_t n;
     int64_t next_due_ms; /* out: when the earliest waiting one is due; INT64_MAX: none */
     uint64_t moved;      /* out: waiting ones that became queued */
+    bool held;           /* out: an operator holds the destination: what was due is held now */
 };
 void journal_claim(struct journal *j, struct journal_claim *c);
 
@@ -349,14 +350,20 @@ enum journal_act { JOURNAL_RETRY, JOURNAL_HOLD, JOURNAL_RELEASE, JOURNAL_ACKNOWL
  * files found again (their rows are removed so that the next scan takes them in); hold: queued,
  * waiting, failed become held; release: held deliveries become queued; acknowledge: rejected,
  * vanished and held files and failed, conflicting and held deliveries are no problem to be shown
- * any more, until their state changes. Filters that are NULL or 0 match all. */
+ * any more, until their state changes. Filters that are NULL or 0 match all.
+ *
+ * With `and_later` hold also holds what comes later to `destination`, which is found out when it is
+ * claimed, until it is released as a whole: by release with no filter but `destination`, or none.
+ */
 struct journal_act_on {
     struct journal_op op;
     enum journal_act act;
     uint64_t delivery_id, file_id;
     const char *destination, *study;
     bool send_anyway;
+    bool and_later;
     uint64_t changed;    /* out */
+    bool still_held;     /* out, retry and release: a destination in question is held as a whole */
     const char *unknown; /* out, static: "delivery", "file", "study" or "destination": the journal
                             knows none that the filter names; NULL if it knows all of them */
 };
@@ -386,6 +393,13 @@ struct journal_list {
     char *json; /* out: a JSON array, malloc'ed, the caller's */
 };
 void journal_list(struct journal *j, struct journal_list *l);
+
+/* The destinations that are held, also for what comes later. */
+struct journal_holds {
+    struct journal_op op;
+    char *json; /* out: an object, since when by destination; malloc'ed, the caller's */
+};
+void journal_holds(struct journal *j, struct journal_holds *h);
 
 /* Since the journal was restored the drop folders were read again, once and wholly: what is taken
  * in from now on is not uncertain any more. */

@@ -169,6 +169,7 @@ enum journal_kind {
     JOURNAL_KIND_ACT,
     JOURNAL_KIND_COUNTS,
     JOURNAL_KIND_LIST,
+    JOURNAL_KIND_HOLDS,
     JOURNAL_KIND_REBUILT,
     JOURNAL_KIND_REFUSED,
     JOURNAL_KIND_BACKUP,
@@ -272,6 +273,13 @@ int journal_prune_moved(struct journal *j, const struct journal_prune *p, struct
 /* Removes bindings of this study and series that no file needs. */
 int journal_drop_bindings(struct journal *j, const char *study, const char *series, struct err *e);
 
+/* journal_hold.c: holds a destination (if it is not held), and releases it, or all of them (NULL);
+ * whether it, or any, is held; holds what is queued or waiting for it. */
+int journal_hold_set(struct journal *j, const char *destination, struct err *e);
+int journal_hold_end(struct journal *j, const char *destination, bool *ret_ended, struct err *e);
+int journal_hold_find(struct journal *j, const char *destination, bool *ret, struct err *e);
+int journal_hold_rest(struct journal *j, const char *destination, struct err *e);
+
 int journal_run_lookup(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_binding(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_admit(struct journal *j, struct journal_op *op, struct err *e);
@@ -289,6 +297,7 @@ int journal_run_unmoved(struct journal *j, struct journal_op *op, struct err *e)
 int journal_run_study(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_act(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_counts(struct journal *j, struct journal_op *op, struct err *e);
+int journal_run_holds(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_list(struct journal *j, struct journal_op *op, struct err *e);
 int journal_run_rebuilt(struct journal *j, struct journal_op *op, struct err *e);
 void journal_reset_binding(struct journal_op *op);
@@ -296,6 +305,7 @@ void journal_reset_files(struct journal_op *op);
 void journal_reset_claim(struct journal_op *op);
 void journal_reset_standing(struct journal_op *op);
 void journal_reset_moved(struct journal_op *op);
+void journal_reset_holds(struct journal_op *op);
 void journal_reset_list(struct journal_op *op);
 
 #endif

@@ -227,11 +227,13 @@ static int find_unknown(struct journal *j, struct journal_act_on *a, struct err 
 int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
 {
     struct journal_act_on *a = (struct journal_act_on *)op;
+    bool whole = a->delivery_id == 0 && a->file_id == 0 && a->study == NULL, ended = false;
     uint64_t after = 0;
     int rc = 0;
 
     a->changed = 0;
     a->unknown = NULL;
+    a->still_held = false;
     switch (a->act) {
     case JOURNAL_RETRY:
         rc = act_deliveries(j, a, DELIVERY_FAILED, e);
@@ -253,9 +255,14 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
          * sorts them out. */
         if (rc == 0 && a->changed > 0)
             rc = journal_run(&j->db, e, "UPDATE delivery SET blocked = 0 WHERE blocked = 1");
+        if (rc == 0 && a->and_later)
+            rc = journal_hold_set(j, a->destination, e);
         break;
     case JOURNAL_RELEASE:
-        rc = act_deliveries(j, a, DELIVERY_HELD, e);
+        if (whole)
+            rc = journal_hold_end(j, a->destination, &ended, e);
+        if (rc == 0)
+            rc = act_deliveries(j, a, DELIVERY_HELD, e);
         break;
     case JOURNAL_ACKNOWLEDGE:
         rc = acknowledge(j, a, e);
@@ -263,7 +270,9 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
     default:
         rc = err_set(e, ERR_INVALID, "journal: there is no such act");
     }
-    if (rc == 0 && a->changed == 0)
+    if (rc == 0 && (a->act == JOURNAL_RETRY || a->act == JOURNAL_RELEASE))
+        rc = journal_hold_find(j, a->destination, &a->still_held, e);
+    if (rc == 0 && a->changed == 0 && !ended)
         rc = find_unknown(j, a, e);
     return rc;
 }

@@ -82,6 +82,8 @@ static const char version_1[] =
 
     "CREATE TABLE binding (key TEXT PRIMARY KEY, routes TEXT NOT NULL) WITHOUT ROWID;"
 
+    "CREATE TABLE hold (destination TEXT PRIMARY KEY, since_ms INTEGER NOT NULL) WITHOUT ROWID;"
+
     "CREATE TABLE count (id INTEGER PRIMARY KEY, n INTEGER NOT NULL, bytes INTEGER NOT NULL);"
     "WITH RECURSIVE i (id) AS (VALUES (0) UNION ALL SELECT id + 1 FROM i WHERE id < 31)"
     "  INSERT INTO count SELECT id, 0, 0 FROM i;";

@@ -206,8 +206,12 @@ int journal_run_claim(struct journal *j, struct journal_op *op, struct err *e)
     struct journal_claim *c = (struct journal_claim *)op;
     size_t n, max = c->limit + SPARE;
     uint64_t *ids;
-    int rc;
+    int rc = journal_hold_find(j, c->destination, &c->held, e);
 
+    if (rc == 0 && c->held)
+        return journal_hold_rest(j, c->destination, e);
+    if (rc != 0)
+        return rc;
     rc = journal_run(
         &j->db, e,
         "UPDATE delivery SET state = 0, next_ms = NULL, changed_ms = ?1 WHERE id IN (SELECT id "

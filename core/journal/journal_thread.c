@@ -43,6 +43,7 @@ const struct journal_kind_table journal_kinds[JOURNAL_KIND_MAX] = {
     [JOURNAL_KIND_STUDY] = {journal_run_study, NULL, true},
     [JOURNAL_KIND_ACT] = {journal_run_act, NULL, false},
     [JOURNAL_KIND_COUNTS] = {journal_run_counts, NULL, true},
+    [JOURNAL_KIND_HOLDS] = {journal_run_holds, journal_reset_holds, true},
     [JOURNAL_KIND_LIST] = {journal_run_list, journal_reset_list, true},
     [JOURNAL_KIND_REBUILT] = {journal_run_rebuilt, NULL, false},
     [JOURNAL_KIND_REFUSED] = {run_refused, NULL, true},

@@ -40,6 +40,7 @@ struct schedule {
     struct dest *dest;
     struct journal_claim claim;
     bool claiming, claim_again, closing, dest_closed, timer_closed;
+    bool held; /* by an operator, as of the last claim */
     struct trouble_waiter claim_waiter;
     struct sending *ready;
     size_t n_ready, n_unsettled;
@@ -334,13 +335,15 @@ static void claimed(struct journal_op *op, int status, const struct err *e)
     }
     if (s->claim.n == s->claim.limit)
         s->claim_again = true;
+    s->held = s->claim.held;
     for (size_t i = 0; i < s->claim.n; i++)
         make_ready(s, s->claim.rows[i]);
     free(s->claim.rows);
     s->claim.rows = NULL;
-    if (s->closing) {
+    if (s->closing || s->held)
         while (s->ready)
             give_back(s->ready);
+    if (s->closing) {
         maybe_closed(s);
         return;
     }
@@ -499,6 +502,8 @@ struct dest *schedule_dest(const struct schedule *s)
 const char *schedule_why(const struct schedule *s)
 {
     struct dest_status status;
+    if (s->held)
+        return "held by an operator";
     if (!s->dest)
         return NULL;
     dest_get_status(s->dest, &status);

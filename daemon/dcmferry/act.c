@@ -9,7 +9,6 @@
 struct order {
     const char *path;
     const char *done; /* how many what */
-    const char *note; /* goes below a success, NULL: nothing to note */
     bool bare_ids;    /* words without an option are files */
 };
 
@@ -19,8 +18,11 @@ static int give(const struct command_options *o, const struct order *order, stru
     cJSON *json = ask(o, "POST", query, &code);
     if (json) {
         printf("%.0f %s\n", ask_number(json, "changed"), order->done);
-        if (order->note)
-            puts(order->note);
+        if (cJSON_IsTrue(cJSON_GetObjectItem(json, "and_later")))
+            puts("what comes later is held too, until: dcmferry release --destination NAME");
+        if (cJSON_IsTrue(cJSON_GetObjectItem(json, "still_held")))
+            puts("but nothing is sent to a destination that is held as a whole (see dcmferry "
+                 "status) until: dcmferry release --destination NAME");
     }
     cJSON_Delete(json);
     return code;
@@ -98,10 +100,7 @@ int command_retry(const struct command_options *o, int argc, char **argv)
 
 int command_hold(const struct command_options *o, int argc, char **argv)
 {
-    static const struct order order = {
-        .path = "/hold",
-        .done = "held",
-        .note = "only what is queued now: files that are taken in later are sent"};
+    static const struct order order = {.path = "/hold", .done = "held"};
     return act(o, &order, argc, argv);
 }
 

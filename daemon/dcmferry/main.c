@@ -22,7 +22,7 @@ static const struct command commands[] = {
      "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--anyway] [--all]",
      "try failed, waiting and rejected ones again now (--anyway: conflicts too)"},
     {"hold", command_hold, "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--all]",
-     "keep deliveries that are queued now from being sent"},
+     "keep deliveries from being sent; with --destination alone also those that come later"},
     {"release", command_release,
      "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--all]",
      "send held deliveries"},

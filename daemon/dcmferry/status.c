@@ -39,6 +39,8 @@ static void print_status(const cJSON *s)
         text_format_size((uint64_t)ask_number(x, "bytes_sent"), size);
         printf("%-12s%s: %s, %.0f under way, %s sent since the start", "destination",
                ask_text(x, "name"), ask_text(x, "health"), ask_number(x, "in_flight"), size);
+        if (*ask_text(x, "held_since"))
+            printf("\n%-12s  held by an operator since %s", "", ask_text(x, "held_since"));
         if (*ask_text(x, "error"))
             printf("\n%-12s  %s (next try in %.0f s)", "", ask_text(x, "error"),
                    ask_number(x, "next_probe_ms") / 1000);

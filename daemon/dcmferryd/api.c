@@ -18,7 +18,10 @@ struct call {
     cJSON *json;
     char *study, *instance, *path, *destination; /* copies: the peer may go before the answer */
     union {
-        struct journal_counts counts;
+        struct {
+            struct journal_counts counts;
+            struct journal_holds holds;
+        } status;
         struct journal_list list;
         struct journal_act_on act;
         struct journal_backup backup;
@@ -156,16 +159,33 @@ static cJSON *describe_pipeline(const struct pipeline *p)
     return o;
 }
 
-static void counted(struct journal_op *op, int status, const struct err *e)
+/* Since when they are held as a whole. */
+static void add_holds(cJSON *destinations, const char *json)
+{
+    cJSON *holds = cJSON_Parse(json), *d;
+    cJSON_ArrayForEach(d, destinations)
+    {
+        const cJSON *name = cJSON_GetObjectItem(d, "name");
+        const cJSON *since = cJSON_GetObjectItemCaseSensitive(holds, cJSON_GetStringValue(name));
+        if (since)
+            cJSON_AddStringToObject(d, "held_since", cJSON_GetStringValue(since));
+    }
+    cJSON_Delete(holds);
+}
+
+static void holds_known(struct journal_op *op, int status, const struct err *e)
 {
     struct call *call = op->ctx;
-    const struct journal_counts *c = &call->op.counts;
+    const struct journal_counts *c = &call->op.status.counts;
+    char *holds = call->op.status.holds.json;
     if (status != 0) {
         finish_error(call, e, status);
         return;
     }
     struct pipeline *p = app_pipeline(call->app);
     cJSON *o = p ? describe_pipeline(p) : cJSON_CreateObject();
+    add_holds(cJSON_GetObjectItem(o, "destinations"), holds);
+    free(holds);
     cJSON_AddStringToObject(o, "version", DCMFERRY_VERSION);
     cJSON_AddBoolToObject(o, "reloading", p == NULL);
     cJSON *files = cJSON_AddObjectToObject(o, "files"),
@@ -185,10 +205,21 @@ static void counted(struct journal_op *op, int status, const struct err *e)
     finish(call, 200, o);
 }
 
+static void counted(struct journal_op *op, int status, const struct err *e)
+{
+    struct call *c = op->ctx;
+    if (status != 0) {
+        finish_error(c, e, status);
+        return;
+    }
+    c->op.status.holds.op = (struct journal_op){.cb = holds_known, .ctx = c};
+    journal_holds(app_journal(c->app), &c->op.status.holds);
+}
+
 static void status_call(struct call *c)
 {
-    c->op.counts.op = (struct journal_op){.cb = counted, .ctx = c};
-    journal_counts(app_journal(c->app), &c->op.counts);
+    c->op.status.counts.op = (struct journal_op){.cb = counted, .ctx = c};
+    journal_counts(app_journal(c->app), &c->op.status.counts);
 }
 
 /* ---- Files ---- */
@@ -256,13 +287,16 @@ static void acted(struct journal_op *op, int status, const struct err *e)
         free_call(c);
         return;
     }
-    if (p && (c->op.act.act == JOURNAL_RETRY || c->op.act.act == JOURNAL_RELEASE)) {
+    if (p && c->op.act.act != JOURNAL_ACKNOWLEDGE)
         pipeline_kick(p);
-        if (c->op.act.act == JOURNAL_RETRY)
-            pipeline_rescan(p);
-    }
+    if (p && c->op.act.act == JOURNAL_RETRY)
+        pipeline_rescan(p);
     cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "changed", (double)c->op.act.changed);
+    if (c->op.act.and_later)
+        cJSON_AddBoolToObject(o, "and_later", true);
+    if (c->op.act.still_held)
+        cJSON_AddBoolToObject(o, "still_held", true);
     finish(c, 200, o);
 }
 
@@ -274,12 +308,21 @@ static void act_call(struct call *c, enum journal_act act)
         free_call(c);
         return;
     }
+    const struct pipeline *p = app_pipeline(c->app);
+    bool and_later =
+        act == JOURNAL_HOLD && c->destination && delivery == 0 && file == 0 && !c->study;
+    if (and_later && !p) {
+        answer_error(r, 503, "reloading: try again");
+        free_call(c);
+        return;
+    }
     c->op.act = (struct journal_act_on){.op = {.cb = acted, .ctx = c},
                                         .act = act,
                                         .delivery_id = delivery,
                                         .file_id = file,
                                         .destination = c->destination,
                                         .study = c->study,
+                                        .and_later = and_later && is_configured(p, c->destination),
                                         .send_anyway = text_argument(r, "anyway") != NULL};
     journal_act_on(app_journal(c->app), &c->op.act);
 }

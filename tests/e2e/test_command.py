@@ -145,8 +145,6 @@ def test_unknown_names(ferries, sandbox):
             assert (code, out) == (1, "") and f"no {option} " in err, (act, option, err)
             code, out, err = run(ferry, act, f"--{option}", right)
             assert (code, err) == (0, "") and out.startswith("0 "), (act, option, out, err)
-    code, out, _ = run(ferry, "hold", "--destination", "cloud")
-    assert code == 0 and "taken in later are sent" in out
 
 
 def test_files_tell_where_and_why(ferries, sandbox):
@@ -178,6 +176,50 @@ def test_conflict_is_visible(ferries, sandbox):
     ferry.wait(lambda: ferry.fates().get("other.dcm") == "conflict", 60, "the conflict")
     out = run(ferry, "files", STUDY)[1]
     assert f"queued (conflict)  {ferry.inbox}/other.dcm" in out and f"delivered  {ferry.inbox}/first.dcm" in out, out
+
+
+def test_a_held_destination(ferries, sandbox):
+    """What comes later is held too, over a restart, until the destination is released."""
+    ferry = ferries({"cloud": sandbox.url, "spare": sandbox.url}, routes=[{"name": "all", "to": "cloud"}]).start()
+
+    def since(name):
+        return {d["name"]: d.get("held_since") for d in ferry.status()["destinations"]}[name]
+
+    assert since("cloud") is None
+    code, out, err = run(ferry, "hold", "--destination", "cloud")
+    assert (code, err) == (0, "") and out.startswith("0 held\n") and "comes later" in out, out
+    held = since("cloud")
+    assert held and since("spare") is None
+    dicom.write(ferry.inbox / "one.dcm", study=STUDY)
+    ferry.wait(lambda: ferry.fates() == {"one.dcm": "held"}, 30, "the hold")
+    assert ferry.stop() == 0
+    dicom.write(ferry.inbox / "two.dcm")
+    ferry.start()
+    ferry.wait(lambda: ferry.fates() == {"one.dcm": "held", "two.dcm": "held"}, 30, "the hold after a restart")
+    assert since("cloud") == held
+    assert f"held by an operator since {held}" in run(ferry, "status")[1]
+    assert "comes later" not in run(ferry, "hold", "--study", STUDY)[1]
+    code, out, _ = run(ferry, "release", "--study", STUDY)
+    assert code == 0 and out.startswith("1 released\nbut nothing is sent"), out
+    ferry.wait(lambda: ferry.fates()["one.dcm"] == "held", 30, "the hold to hold")
+    assert not sandbox.held()
+    code, out, err = run(ferry, "hold", "--destination", "clod")
+    assert code == 1 and "no destination" in err
+    assert run(ferry, "release", "--destination", "cloud")[:2] == (0, "2 released\n")
+    ferry.wait(lambda: ferry.fates() == {"one.dcm": "delivered", "two.dcm": "delivered"}, 30, "the deliveries")
+    assert since("cloud") is None
+    dicom.write(ferry.inbox / "three.dcm")
+    ferry.wait(lambda: ferry.fates().get("three.dcm") == "delivered", 30, "the one that came later")
+
+
+def test_once_with_a_held_destination(ferries, sandbox):
+    """It ends: nothing will become of it."""
+    ferry = ferries({"cloud": sandbox.url}).start()
+    assert run(ferry, "hold", "--destination", "cloud")[0] == 0
+    assert ferry.stop() == 0
+    dicom.write(ferry.inbox / "one.dcm")
+    assert ferry.once() == 3
+    ferry.process = None
 
 
 def test_acknowledged_problems(ferries, sandbox):
