@@ -84,9 +84,7 @@ void assembly_connection_lost(struct assembly *a, uint32_t connection)
     }
 }
 
-/* --- answers
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Answers ---- */
 
 static void part_free(struct part *p)
 {
@@ -126,8 +124,7 @@ static void part_answer_middle(struct part *p)
     part_answer(p, each && a->order ? cJSON_Duplicate(a->order, true) : NULL);
 }
 
-/* --- files of one part
- * --------------------------------------------------------------------------------------------- */
+/* ---- Files of one part ---- */
 
 static struct receive *make_receive(struct part *p)
 {
@@ -171,9 +168,7 @@ static void receive_single(struct part *p)
     receive_start(rc);
 }
 
-/* --- assemblies
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Assemblies ---- */
 
 static void run_waiters(struct assembly *a)
 {
@@ -499,8 +494,7 @@ static void part_arrived(struct part *p)
     }
 }
 
-/* --- a request ----------------------------------------------------------------------------------
- */
+/* ---- A request ---- */
 
 static bool is_document_type(const char *name)
 {

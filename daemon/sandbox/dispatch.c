@@ -3,9 +3,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "sandbox/accounts.h"
-#include "sandbox/folders.h"
-#include "sandbox/orders.h"
+#include "sandbox/methods.h"
 #include "sandbox/sessions.h"
 #include "sandbox/upload.h"
 
@@ -15,47 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-/* Section 4 of the wire protocol, in its order. */
-static const struct general_method methods[] = {
-    {1, "SearchPatientOrder", orders_search, true},
-    {2, "CreateFolder", folders_create, false},
-    {3, "SearchFolder", folders_search, false},
-    {4, "DeleteFolder", folders_delete, false},
-    {5, "GetViewUrl", orders_view_url, false},
-    {6, "DeletePatientOrder", orders_delete, false},
-    {7, "CreatePatientOrder", orders_create, false},
-    {8, "AddOrderToFolder", folders_add_order, false},
-    {9, "RemoveOrderFromFolder", folders_remove_orders, false},
-    {10, "CreateOrderGroup", orders_acknowledge, false},
-    {11, "AddOrdersToOrderGroup", orders_acknowledge, false},
-    {12, "RemoveOrdersFromGroup", orders_acknowledge, false},
-    {13, "GetPatientOrderProperties", orders_properties, false},
-    {14, "ShareFolderWithEmail", orders_acknowledge, false},
-    {15, "ShareFolderWithURL", orders_share_url, false},
-    {16, "ShareFolderToUploadWithEmail", orders_acknowledge, false},
-    {17, "ShareFolderToUploadWithUrl", orders_share_url, false},
-    {18, "ShareFolderWithAccountUser", orders_acknowledge, false},
-    {19, "ShareFolderWithAccountUserGroup", orders_acknowledge, false},
-    {20, "SharePatientOrderWithEmail", orders_acknowledge, false},
-    {21, "SharePatientOrderWithUrl", orders_share_url, false},
-    {22, "GetUserGroupList", orders_empty_list, true},
-    {23, "GetDicomNodeList", orders_empty_list, true},
-    {24, "GetContactList", orders_empty_list, true},
-    {25, "CreatePatientOrderWithJson", orders_create_json, false},
-    {26, "GetFolderViewUrl", orders_share_url, false},
-    {27, "UpdateFolderWithJson", folders_update, false},
-    {28, "AssignPatientOrderToUser", orders_acknowledge, false},
-    {29, "AssignPatientOrderToUserGroup", orders_acknowledge, false},
-    {30, "GetAccountFlagDictionary", orders_empty_list, true},
-    {31, "SetFlagToPatientOrder", orders_acknowledge, false},
-    {32, "UnassignPatientOrderFromUser", orders_acknowledge, false},
-    {33, "UnassignPatientOrderFromUserGroup", orders_acknowledge, false},
-    {34, "GetUserList", orders_user_list, true},
-    {35, "AssignPatientOrderToInstitution", orders_acknowledge, false},
-    {36, "SharePatientOrderWithEmailWithExpireDate", orders_acknowledge, false},
-    {37, "SharePatientOrderWithUrlWithExpireDate", orders_share_url, false},
-};
 
 const char *request_text(const struct request *r, const char *name)
 {
@@ -84,9 +41,7 @@ int request_fail(struct request *r, const char *format, ...)
     return 1;
 }
 
-/* --- answering
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- Answering ---- */
 
 void request_free(struct request *r)
 {
@@ -218,60 +173,7 @@ void request_session_lost(struct request *r)
     request_refuse(r, RESPONSE_SESSION, "The session is not known.");
 }
 
-/* --- general methods
- * -----------------------------------------------------------------------------------------------
- */
-
-static int run_general(struct store *s, struct store_op *op)
-{
-    struct request *r = (struct request *)op;
-
-    r->answer = cJSON_CreateObject();
-    if (accounts_user(s, request_text(r, "UserUuid"), r->sandbox->options.permissive) == 0)
-        return request_fail(r, "The user is not known.");
-    return r->method->run(r, s, r->answer);
-}
-
-static void general_done(struct store_op *op, int status, const struct err *e)
-{
-    struct request *r = (struct request *)op;
-    cJSON *answer;
-
-    if (status < 0) {
-        request_refuse(r, RESPONSE_FAILED, e->text);
-        return;
-    }
-    /* The method's own failure is a success of the frame: the callback is told. */
-    if (status > 0) {
-        answer = cJSON_CreateObject();
-        cJSON_AddFalseToObject(answer, "Success");
-        cJSON_AddStringToObject(answer, "Message", r->failure);
-    } else {
-        answer = r->answer;
-        r->answer = NULL;
-        cJSON_AddTrueToObject(answer, "Success");
-    }
-    request_answer(r, RESPONSE_OK, answer);
-}
-
-static void dispatch_general(struct request *r)
-{
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
-        if (methods[i].management != r->frame.management)
-            continue;
-        r->method = &methods[i];
-        r->op.run = run_general;
-        r->op.done = general_done;
-        r->op.read_only = methods[i].read_only && !r->sandbox->options.permissive;
-        store_submit(r->sandbox->store, &r->op);
-        return;
-    }
-    request_refuse(r, RESPONSE_INVALID, "This management type is not known.");
-}
-
-/* --- dispatching
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- Dispatching ---- */
 
 static unsigned kind_of(const struct frame_request *f)
 {
@@ -342,7 +244,7 @@ static void dispatch_request(struct request *r)
         return;
     }
     if (r->frame.type == FRAME_GENERAL)
-        dispatch_general(r);
+        methods_handle(r);
     else
         uploads_handle(r);
 }

@@ -58,14 +58,4 @@ void request_free(struct request *r);
 /* For handlers on the store's thread: notes the failure, returns 1. */
 int request_fail(struct request *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* A general method (type 17): runs on the store's thread inside the transaction. Adds to `answer`,
- * the object the documented callback receives; returns 0, or request_fail(): then what it wrote is
- * undone. */
-struct general_method {
-    int32_t management;
-    const char *name;
-    int (*run)(struct request *r, struct store *s, cJSON *answer);
-    bool read_only;
-};
-
 #endif

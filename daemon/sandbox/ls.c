@@ -148,9 +148,7 @@ static cJSON *tree(struct store *s)
     return all;
 }
 
-/* --- text
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- Text ---- */
 
 static const char *member(const cJSON *object, const char *name)
 {

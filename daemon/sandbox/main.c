@@ -268,9 +268,7 @@ static int parse_options(struct sandbox *sb, int argc, char **argv)
     return 0;
 }
 
-/* --- running
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Running ---- */
 
 struct program {
     struct sandbox sandbox;

@@ -1,6 +1,5 @@
 #include "sandbox/orders.h"
 
-#include "base/clock.h"
 #include "sandbox/accounts.h"
 #include "sandbox/folders.h"
 
@@ -105,9 +104,7 @@ void orders_list_in_folder(struct store *s, int64_t folder, cJSON *list)
         cJSON_AddItemToArray(list, row_json(q));
 }
 
-/* --- receiving
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- Making one ---- */
 
 static const char *performed(const struct orders_instance *in, char out[20])
 {
@@ -130,8 +127,8 @@ static const char *birth_date(const struct orders_instance *in, char out[11])
     return out;
 }
 
-static int64_t make_order(struct store *s, int64_t institution, const char *key,
-                          const struct orders_instance *in)
+int64_t orders_make(struct store *s, int64_t institution, const char *key,
+                    const struct orders_instance *in)
 {
     char uuid[UUID_TEXT_SIZE], when[20], born[11];
 
@@ -147,153 +144,7 @@ static int64_t make_order(struct store *s, int64_t institution, const char *key,
     return store_last_id(s);
 }
 
-/* An order lists the modalities of its instances, as ModalitiesInStudy does. */
-static void add_modality(struct store *s, int64_t order, const char *modality)
-{
-    if (modality[0] != '\0')
-        store_exec(s,
-                   "UPDATE orders SET modality = CASE WHEN modality = '' THEN ?2"
-                   " ELSE modality || '\\' || ?2 END WHERE id = ?1 AND"
-                   " instr('\\' || modality || '\\', '\\' || ?2 || '\\') = 0",
-                   "is", order, modality);
-}
-
-/* FolderUuidList: all folders must be there, before anything is written. */
-static int put_into_folders(struct request *r, struct store *s, int64_t order, bool made)
-{
-    const cJSON *item;
-
-    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(r->params, "FolderUuidList"))
-    {
-        int64_t folder = folders_find(r, s, cJSON_IsString(item) ? item->valuestring : "");
-
-        if (folder == FOLDERS_UNKNOWN) {
-            if (r->sandbox->assume.folder_gone == ASSUME_GONE_IGNORE)
-                continue;
-            return request_fail(r, "The folder is not known.");
-        }
-        if (folder != FOLDERS_ROOT && (made || r->sandbox->assume.folder_list != ASSUME_LIST_FIRST))
-            folders_put_order(s, folder, order);
-    }
-    return 0;
-}
-
-static void count_instance(struct request *r, struct store *s, int64_t order, int64_t institution,
-                           const struct orders_instance *in)
-{
-    int64_t now = clock_realtime_ms();
-    bool keep = r->sandbox->assume.same_instance == ASSUME_INSTANCE_KEEP;
-
-    if (store_exec(s,
-                   "UPDATE instances SET receipts = receipts + 1"
-                   " WHERE order_id = ? AND sop_uid = ? AND sha256 = ?",
-                   "iss", order, in->sop_uid, in->sha256) == 0)
-        store_exec(s,
-                   "INSERT INTO instances(order_id, institution, sop_uid, series_uid, sop_class,"
-                   " transfer_syntax, sha256, size, receipts, current, received_ms)"
-                   " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, NOT EXISTS (SELECT 1 FROM instances"
-                   " WHERE order_id = ?1 AND sop_uid = ?3), ?9)",
-                   "iisssssii", order, institution, in->sop_uid, in->series_uid, in->sop_class,
-                   in->transfer_syntax, in->sha256, in->size, now);
-    if (!keep)
-        store_exec(
-            s,
-            "UPDATE instances SET current = (sha256 = ?3) WHERE order_id = ?1 AND sop_uid = ?2"
-            " AND current <> (sha256 = ?3)",
-            "iss", order, in->sop_uid, in->sha256);
-}
-
-int orders_receive_instance(struct request *r, struct store *s, const struct orders_instance *in,
-                            int64_t *ret_order)
-{
-    bool permissive = r->sandbox->options.permissive;
-    int64_t institution = accounts_institution(s, request_text(r, "InstitutionUuid"), permissive);
-    bool made = false;
-    char key[2 * DICOM_UID_SIZE + UUID_TEXT_SIZE];
-    int64_t order;
-    int rc;
-
-    if (institution == 0)
-        return request_fail(r, "The institution is not known.");
-    if (accounts_user(s, request_text(r, "UserUuid"), permissive) == 0)
-        return request_fail(r, "The user is not known.");
-    /* Without a Study Instance UID an instance is a study by itself. */
-    snprintf(key, sizeof key, "%s%s%s%s", in->study_uid, in->study_uid[0] ? "" : "/",
-             in->study_uid[0] ? "" : in->sop_uid,
-             r->sandbox->assume.orders_merge == ASSUME_MERGE_SESSION ? in->upload_session : "");
-    order = store_get_int(s, 0, "SELECT id FROM orders WHERE institution = ? AND study_key = ?",
-                          "is", institution, key);
-    if (order == 0) {
-        order = make_order(s, institution, key, in);
-        made = true;
-    } else {
-        store_exec(s, "UPDATE orders SET deleted = 0 WHERE id = ? AND deleted", "i", order);
-    }
-    rc = put_into_folders(r, s, order, made);
-    if (rc)
-        return rc;
-    if (in->sha256[0] != '\0') {
-        add_modality(s, order, in->modality);
-        count_instance(r, s, order, institution, in);
-    }
-    *ret_order = order;
-    return 0;
-}
-
-int orders_receive_document(struct request *r, struct store *s, const char *sha256, int64_t size,
-                            int64_t *ret_order)
-{
-    int64_t order = orders_find(r, s, request_text(r, "PatientOrderUuid"));
-    const char *name = request_text(r, "FileName");
-
-    if (order == 0)
-        return request_fail(r, "The order is not known.");
-    if (store_exec(s,
-                   "UPDATE documents SET receipts = receipts + 1"
-                   " WHERE order_id = ? AND name = ? AND sha256 = ?",
-                   "iss", order, name, sha256) == 0)
-        store_exec(
-            s,
-            "INSERT INTO documents(order_id, name, type, sha256, size, receipts, received_ms)"
-            " VALUES(?, ?, ?, ?, ?, 1, ?)",
-            "isssii", order, name, request_text(r, "FileType"), sha256, size, clock_realtime_ms());
-    *ret_order = order;
-    return 0;
-}
-
-int orders_check(struct request *r, struct store *s, struct orders_exists *ret)
-{
-    static const char sql[] =
-        "SELECT n.order_id FROM instances n JOIN orders o ON o.id = n.order_id"
-        " WHERE n.sop_uid = ?1 AND n.institution = ?2 AND o.study_uid = ?3 AND o.deleted = 0"
-        " AND n.received_ms <= ?4 AND (?5 = 0 OR EXISTS (SELECT 1 FROM folder_orders fo"
-        " WHERE fo.folder = ?5 AND fo.order_id = o.id)) ORDER BY n.id DESC LIMIT 1";
-    int64_t institution =
-        accounts_institution(s, request_text(r, "InstitutionUuid"), r->sandbox->options.permissive);
-    int64_t folder = folders_find(r, s, request_text(r, "FolderUuid"));
-    int64_t before = clock_realtime_ms() - r->sandbox->assume.exists_delay;
-    int64_t order;
-
-    if (institution == 0)
-        return request_fail(r, "The institution is not known.");
-    if (r->sandbox->assume.exists_scope != ASSUME_SCOPE_FOLDER)
-        folder = FOLDERS_ROOT;
-    order = store_get_int(s, 0, sql, "sisii", request_text(r, "SopInstanceUid"), institution,
-                          request_text(r, "StudyInstanceUid"), before, folder);
-    ret->exists = order != 0;
-    if (order == 0)
-        order = store_get_int(s, 0,
-                              "SELECT id FROM orders WHERE study_uid = ? AND study_uid <> ''"
-                              " AND institution = ? AND deleted = 0 ORDER BY id DESC LIMIT 1",
-                              "si", request_text(r, "StudyInstanceUid"), institution);
-    if (order != 0 && r->sandbox->assume.exists_order != ASSUME_EXISTS_NO_ORDER)
-        ret->order = orders_brief_json(s, order);
-    return 0;
-}
-
-/* --- general methods
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- Methods ---- */
 
 /* "CT", ["CT", "MR"]: as ",CT,MR,"; "" for any. malloc'ed. */
 static char *list_text(const cJSON *list)
@@ -373,7 +224,7 @@ static int create(struct request *r, struct store *s, const struct orders_instan
 
     if (institution == 0)
         return request_fail(r, "The institution is not known.");
-    order = make_order(s, institution, NULL, in);
+    order = orders_make(s, institution, NULL, in);
     store_exec(s, "UPDATE orders SET performed = ?, birth_date = ? WHERE id = ?", "ssi",
                in->study_date, in->birth_date, order);
     cJSON_AddItemToObject(answer, "PatientOrder", orders_json(s, order));
@@ -451,80 +302,5 @@ int orders_properties(struct request *r, struct store *s, cJSON *answer)
     if (id == 0)
         return request_fail(r, "The order is not known.");
     cJSON_AddItemToObject(answer, "PatientOrder", orders_json(s, id));
-    return 0;
-}
-
-int orders_acknowledge(struct request *r, struct store *s, cJSON *answer)
-{
-    static const char *const lists[] = {"PatientOrderUuidList", "OrderUuidList"};
-    const cJSON *item;
-
-    (void)answer;
-    if (cJSON_HasObjectItem(r->params, "FolderUuid") &&
-        folders_find(r, s, request_text(r, "FolderUuid")) <= FOLDERS_ROOT)
-        return request_fail(r, "The folder is not known.");
-    if (cJSON_HasObjectItem(r->params, "PatientOrderUuid") &&
-        orders_find(r, s, request_text(r, "PatientOrderUuid")) == 0)
-        return request_fail(r, "The order is not known.");
-    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
-        cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(r->params, lists[i]))
-        {
-            if (orders_find(r, s, cJSON_IsString(item) ? item->valuestring : "") == 0)
-                return request_fail(r, "An order is not known.");
-        }
-    }
-    return 0;
-}
-
-int orders_share_url(struct request *r, struct store *s, cJSON *answer)
-{
-    char url[128], id[UUID_TEXT_SIZE];
-    int rc = orders_acknowledge(r, s, answer);
-
-    if (rc)
-        return rc;
-    uuid_generate(id);
-    snprintf(url, sizeof url, "http%s://localhost/view/%s", r->sandbox->options.tls_cert ? "s" : "",
-             id);
-    cJSON_AddStringToObject(answer, "Result", url);
-    return 0;
-}
-
-int orders_view_url(struct request *r, struct store *s, cJSON *answer)
-{
-    const char *name = request_text(r, "PatientName");
-
-    if (name[0] != '\0' && !r->sandbox->options.permissive &&
-        store_get_int(s, 0,
-                      "SELECT count(*) FROM orders WHERE patient_name = ?1 AND deleted = 0"
-                      " AND (?2 = '' OR birth_date = ?2)",
-                      "ss", name, request_text(r, "BirthDate")) == 0)
-        return request_fail(r, "No order is known of this patient.");
-    return orders_share_url(r, s, answer);
-}
-
-int orders_user_list(struct request *r, struct store *s, cJSON *answer)
-{
-    cJSON *account = accounts_json(s);
-
-    (void)r;
-    cJSON_AddItemToObject(answer, "UserList", cJSON_DetachItemFromObject(account, "UserList"));
-    cJSON_Delete(account);
-    return 0;
-}
-
-int orders_empty_list(struct request *r, struct store *s, cJSON *answer)
-{
-    static const struct {
-        int32_t management;
-        const char *name;
-    } lists[] = {
-        {22, "UserGroupList"}, {23, "DicomNodeList"}, {24, "ContactList"}, {30, "FlagDictionary"}};
-
-    (void)s;
-    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
-        if (lists[i].management == r->frame.management)
-            cJSON_AddArrayToObject(answer, lists[i].name);
-    }
     return 0;
 }

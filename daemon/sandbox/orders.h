@@ -1,4 +1,5 @@
-/* Patient orders, their instances and documents. On the store's thread. */
+/* Patient orders: their rows, and the methods that find, make and remove them. On the store's
+ * thread. */
 #ifndef SANDBOX_ORDERS_H
 #define SANDBOX_ORDERS_H
 
@@ -22,31 +23,15 @@ cJSON *orders_json(struct store *s, int64_t id);
 cJSON *orders_brief_json(struct store *s, int64_t id);
 void orders_list_in_folder(struct store *s, int64_t folder, cJSON *list);
 
-/* Finds or makes the order of the instance's study; puts it into the request's FolderUuidList; with
- * a sha256 counts a receipt of the instance. *ret_order is the order's row. Or request_fail(). */
-int orders_receive_instance(struct request *r, struct store *s, const struct orders_instance *in,
-                            int64_t *ret_order);
-/* The same for a document of an existing order. */
-int orders_receive_document(struct request *r, struct store *s, const char *sha256, int64_t size,
-                            int64_t *ret_order);
+/* A new order; `key` is what makes two instances one order, NULL: made by hand. Its row. */
+int64_t orders_make(struct store *s, int64_t institution, const char *key,
+                    const struct orders_instance *in);
 
-struct orders_exists {
-    bool exists;
-    cJSON *order; /* NULL: the study has none, or the assumption hides it */
-};
-/* CheckFileExist. */
-int orders_check(struct request *r, struct store *s, struct orders_exists *ret);
-
+/* General methods (type 17). */
 int orders_search(struct request *r, struct store *s, cJSON *answer);
 int orders_create(struct request *r, struct store *s, cJSON *answer);
 int orders_create_json(struct request *r, struct store *s, cJSON *answer);
 int orders_delete(struct request *r, struct store *s, cJSON *answer);
 int orders_properties(struct request *r, struct store *s, cJSON *answer);
-int orders_view_url(struct request *r, struct store *s, cJSON *answer);
-int orders_share_url(struct request *r, struct store *s, cJSON *answer);
-int orders_user_list(struct request *r, struct store *s, cJSON *answer);
-int orders_empty_list(struct request *r, struct store *s, cJSON *answer);
-/* Checks that the folders and orders that are named exist, and says yes. */
-int orders_acknowledge(struct request *r, struct store *s, cJSON *answer);
 
 #endif

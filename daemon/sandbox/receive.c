@@ -1,6 +1,7 @@
 #include "sandbox/receive.h"
 
 #include "base/text.h"
+#include "sandbox/receipts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -65,9 +66,7 @@ static void refuse(struct receive *rc, enum response_code code, const char *text
     end(rc, code);
 }
 
-/* --- the store
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- The store ---- */
 
 static int run_store(struct store *s, struct store_op *op)
 {
@@ -77,9 +76,9 @@ static int run_store(struct store *s, struct store_op *op)
     int status;
 
     if (m->document)
-        status = orders_receive_document(rc->request, s, m->sha256, m->size, &order);
+        status = receipts_document(rc->request, s, m->sha256, m->size, &order);
     else
-        status = orders_receive_instance(rc->request, s, &m->instance, &order);
+        status = receipts_instance(rc->request, s, &m->instance, &order);
     if (status == 0)
         rc->order = orders_brief_json(s, order);
     return status;
@@ -125,8 +124,7 @@ static void submit(struct receive *rc)
     store_submit(rc->request->sandbox->store, &rc->op);
 }
 
-/* --- the DICOM header
- * ---------------------------------------------------------------------------------------------- */
+/* ---- The DICOM header ---- */
 
 /* Copies the header's texts into one block. */
 static bool copy_header(struct receive_meta *m, const struct dicom_header *h)
@@ -193,8 +191,7 @@ static void read_header(struct receive *rc)
     dicom_reader_read(rc->request->sandbox->reader, &rc->read);
 }
 
-/* --- writing and hashing
- * ------------------------------------------------------------------------------------------- */
+/* ---- Writing and hashing ---- */
 
 static int write_all(int fd, const uint8_t *data, size_t size)
 {

@@ -1,5 +1,15 @@
 /* What the parts of dcmferry-sandbox share. Everything belongs to the loop's thread but the store's
- * operations. */
+ * operations.
+ *
+ *   server_http   router, region, upgrade to a WebSocket, faults     tls   TLS for it
+ *   server_ws     connections: messages in and out
+ *   dispatch      a message is a request, its answer a message; keys, faults
+ *   sessions      type 3: API sessions
+ *   methods       type 17: the general methods, with folders, orders, accounts
+ *   upload        type 23: upload sessions; assembly: files in parts; receive: one whole file;
+ *                 receipts: its row, its order, its folders
+ *   store         what is on disk: operations in order; store_sql, store_files
+ *   assume        what is assumed of the real server, each a switch; faults: trouble on purpose */
 #ifndef SANDBOX_SANDBOX_H
 #define SANDBOX_SANDBOX_H
 

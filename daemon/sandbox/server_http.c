@@ -42,9 +42,7 @@ struct exchange {
 
 static void run(struct server_http *h);
 
-/* --- answers
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Answers ---- */
 
 static enum MHD_Result respond(struct MHD_Connection *c, unsigned status, const char *type,
                                const char *text)
@@ -86,8 +84,7 @@ static enum MHD_Result answer(struct MHD_Connection *c, enum response_code code,
     return respond_json(c, json);
 }
 
-/* --- router and region
- * --------------------------------------------------------------------------------------------- */
+/* ---- Router and region ---- */
 
 static bool is_authority(const char *s)
 {
@@ -180,9 +177,7 @@ static enum MHD_Result answer_get(struct server_http *h, struct MHD_Connection *
     return result;
 }
 
-/* --- upgrade
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Upgrade ---- */
 
 static void on_upgrade(void *ctx, struct MHD_Connection *c, void *con_cls, const char *extra,
                        size_t extra_size, MHD_socket fd, struct MHD_UpgradeResponseHandle *urh)
@@ -220,9 +215,7 @@ static enum MHD_Result answer_upgrade(struct server_http *h, struct MHD_Connecti
     return result;
 }
 
-/* --- control
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Control ---- */
 
 static bool is_loopback(struct MHD_Connection *c)
 {
@@ -265,9 +258,7 @@ static enum MHD_Result answer_control(struct server_http *h, struct MHD_Connecti
     return respond_json(c, faults_json(&h->sandbox->faults));
 }
 
-/* --- libmicrohttpd
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- libmicrohttpd ---- */
 
 static bool wants_upgrade(struct MHD_Connection *c)
 {
@@ -373,9 +364,7 @@ static void on_accept(uv_poll_t *poll, int status, int events)
     run(h);
 }
 
-/* --- opening
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Opening ---- */
 
 static int listen_on(struct server_http *h, struct err *e)
 {

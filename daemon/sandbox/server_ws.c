@@ -73,9 +73,7 @@ void ws_accept_key(const char *key, char out[29])
         EVP_EncodeBlock((unsigned char *)out, digest, 20);
 }
 
-/* --- wslay
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- wslay ---- */
 
 static ssize_t ws_recv(wslay_event_context_ptr ws, uint8_t *buffer, size_t size, int flags,
                        void *ctx)
@@ -198,9 +196,7 @@ static const struct wslay_event_callbacks callbacks = {
     .on_msg_recv_callback = on_message,
 };
 
-/* --- writing
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Writing ---- */
 
 /* Takes the pongs out of the frames (unmasked, so their headers are plain) that were just appended.
  */
@@ -273,9 +269,7 @@ void conn_send(struct conn *c, bool binary, const void *data, size_t size)
         update_poll(s);
 }
 
-/* --- reading
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- Reading ---- */
 
 static void unmask(uint8_t *p, size_t n, const uint8_t mask[4], size_t offset)
 {
@@ -487,9 +481,7 @@ void conn_answered(struct conn *c)
         update_poll(c->socket);
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- Life ---- */
 
 void conn_ref(struct conn *c)
 {

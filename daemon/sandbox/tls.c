@@ -74,8 +74,7 @@ int tls_open(struct tls **ret, const char *cert, const char *key, const char *cl
     return 0;
 }
 
-/* --- a connection's thread
- * ----------------------------------------------------------------------------------------- */
+/* ---- A connection's thread ---- */
 
 static bool write_app(int fd, const char *data, size_t size)
 {

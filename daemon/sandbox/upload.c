@@ -2,14 +2,12 @@
 
 #include "base/clock.h"
 #include "base/text.h"
-#include "sandbox/orders.h"
+#include "sandbox/receipts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* --- upload sessions
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- Upload sessions ---- */
 
 static void upload_reset(struct upload *u)
 {
@@ -118,9 +116,7 @@ void uploads_connection_lost(struct uploads *us, uint32_t connection)
     }
 }
 
-/* --- requests
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- Requests ---- */
 
 static void initialize(struct request *r)
 {
@@ -164,12 +160,12 @@ static bool any_part(struct request *r)
 static int run_check(struct store *s, struct store_op *op)
 {
     struct request *r = (struct request *)op;
-    struct orders_exists exists = {0};
+    struct receipts_exists exists = {0};
     cJSON *message;
     int rc;
 
     if (!r->sandbox->options.discard) {
-        rc = orders_check(r, s, &exists);
+        rc = receipts_check(r, s, &exists);
         if (rc)
             return rc;
     }
