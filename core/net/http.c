@@ -21,6 +21,7 @@ struct http_request {
     struct buf body;
     size_t max_answer;
     size_t header_bytes;
+    int64_t date_s;
     bool too_large;
     bool connected;
     bool suspect;     /* the idle time is over; one more look at the socket */
@@ -77,9 +78,20 @@ static size_t on_body(char *data, size_t size, size_t n, void *ctx)
     return buf_failed(&r->body) ? 0 : size * n;
 }
 
+/* RFC 9110, 6.6.1. */
+static void read_date(struct http_request *r, const char *line, size_t size)
+{
+    char text[64];
+    if (size <= 5 || size >= sizeof text || strncasecmp(line, "date:", 5) != 0)
+        return;
+    memcpy(text, line + 5, size - 5);
+    text[size - 5] = 0;
+    time_t date = curl_getdate(text, NULL);
+    r->date_s = date > 0 ? date : 0;
+}
+
 static size_t on_header(char *data, size_t size, size_t n, void *ctx)
 {
-    (void)data;
     struct http_request *r = ctx;
     touch(r);
     r->transfer.answered = true;
@@ -88,6 +100,7 @@ static size_t on_header(char *data, size_t size, size_t n, void *ctx)
         r->too_large = true;
         return 0;
     }
+    read_date(r, data, size * n);
     return size * n;
 }
 
@@ -144,6 +157,7 @@ static void on_done(struct net_transfer *t, CURLcode result)
             answer.status = (int)status;
             answer.body = buf_cstr(&r->body);
             answer.size = r->body.size;
+            answer.date_s = r->date_s;
             if (retry_after > 0)
                 answer.retry_after_ms = (uint64_t)retry_after * 1000;
             if (buf_failed(&r->body))

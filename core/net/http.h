@@ -11,6 +11,7 @@ struct http_answer {
     const char *body; /* NUL-terminated (not counted) */
     size_t size;
     uint64_t retry_after_ms; /* from Retry-After; 0: none */
+    int64_t date_s;          /* from Date: the server's clock, seconds since the epoch; 0: none */
 };
 
 /* status 0: an HTTP answer came, whatever its status. Else ERR_CONNECT, ERR_TLS, ERR_TIMEOUT,

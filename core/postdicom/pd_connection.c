@@ -269,6 +269,11 @@ unsigned pd_connection_in_flight(const struct pd_connection *c)
     return HASH_COUNT(c->table);
 }
 
+uint64_t pd_connection_silent_ms(const struct pd_connection *c)
+{
+    return ws_silent_ms(c->ws);
+}
+
 uint64_t pd_connection_answered(const struct pd_connection *c)
 {
     return c->answered;

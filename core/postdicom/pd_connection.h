@@ -61,6 +61,8 @@ int pd_connection_send(struct pd_connection *c, struct pd_request *r);
 void pd_connection_set_handler(struct pd_connection *c,
                                const struct pd_connection_handler *handler);
 unsigned pd_connection_in_flight(const struct pd_connection *c);
+/* Milliseconds since the peer's last byte, pongs included. Only between `opened` and the end. */
+uint64_t pd_connection_silent_ms(const struct pd_connection *c);
 /* Requests answered since it was opened. */
 uint64_t pd_connection_answered(const struct pd_connection *c);
 /* Ends it: what is in flight fails with `status` (from within this call); the memory goes when the

@@ -119,6 +119,24 @@ char *pd_params_create_folder(const struct pd_keys *keys, const char *user, cons
     return params_end_keys(&p, keys);
 }
 
+char *pd_params_delete_folder(const struct pd_keys *keys, const char *user, const char *folder)
+{
+    struct params p = params_begin();
+    text(&p, "UserUuid", user);
+    text(&p, "FolderUuid", folder);
+    return params_end_keys(&p, keys);
+}
+
+char *pd_params_delete_order(const struct pd_keys *keys, const char *user, const char *institution,
+                             const char *order)
+{
+    struct params p = params_begin();
+    text(&p, "UserUuid", user);
+    text(&p, "PatientOrderInstitutionUuid", institution);
+    text(&p, "PatientOrderUuid", order);
+    return params_end_keys(&p, keys);
+}
+
 char *pd_params_add_order_to_folder(const struct pd_keys *keys, const char *user,
                                     const char *institution, const char *order,
                                     const char *const *folders, size_t n_folders)

@@ -30,6 +30,9 @@ char *pd_params_folder_list(const struct pd_keys *keys, const char *user, const 
                             const char *name, bool orders);
 char *pd_params_create_folder(const struct pd_keys *keys, const char *user, const char *parent,
                               const char *name);
+char *pd_params_delete_folder(const struct pd_keys *keys, const char *user, const char *folder);
+char *pd_params_delete_order(const struct pd_keys *keys, const char *user, const char *institution,
+                             const char *order);
 char *pd_params_add_order_to_folder(const struct pd_keys *keys, const char *user,
                                     const char *institution, const char *order,
                                     const char *const *folders, size_t n_folders);

@@ -52,6 +52,11 @@ static void test_golden(void **state)
     expect(pd_params_folder_list(&keys, USER, FOLDER, "sub", false),
            "{\"UserUuid\":\"" USER "\",\"ParentFolderUuid\":\"" FOLDER "\",\"FolderName\":\"sub\","
            "\"GetOrdersInFolder\":false," KEYS);
+    expect(pd_params_delete_folder(&keys, USER, FOLDER),
+           "{\"UserUuid\":\"" USER "\",\"FolderUuid\":\"" FOLDER "\"," KEYS);
+    expect(pd_params_delete_order(&keys, USER, INSTITUTION, ORDER),
+           "{\"UserUuid\":\"" USER "\",\"PatientOrderInstitutionUuid\":\"" INSTITUTION
+           "\",\"PatientOrderUuid\":\"" ORDER "\"," KEYS);
     const char *folders[] = {FOLDER, ORDER};
     expect(pd_params_add_order_to_folder(&keys, USER, INSTITUTION, ORDER, folders, 2),
            "{\"UserUuid\":\"" USER "\",\"PatientOrderInstitutionUuid\":\"" INSTITUTION
@@ -148,6 +153,17 @@ static void test_vectors(void **state)
                                               cJSON_IsTrue(cJSON_GetArrayItem(args, 3))),
                         FRAME_GENERAL));
             n++;
+        } else if (strcmp(method, "DeleteFolder") == 0) {
+            assert_true(carries(frame,
+                                pd_params_delete_folder(&keys, arg(vector, 0), arg(vector, 1)),
+                                FRAME_GENERAL));
+            n++;
+        } else if (strcmp(method, "DeleteOrder") == 0) {
+            assert_true(carries(
+                frame,
+                pd_params_delete_order(&keys, arg(vector, 0), arg(vector, 1), arg(vector, 2)),
+                FRAME_GENERAL));
+            n++;
         } else if (strcmp(method, "AddOrderToFolder") == 0) {
             const char *folders[2] = {FOLDER, "99999999-9999-4999-8999-999999999999"};
             assert_true(carries(frame,
@@ -188,7 +204,7 @@ static void test_vectors(void **state)
             uploads++;
         }
     }
-    assert_int_equal(n, 5);
+    assert_int_equal(n, 7);
     assert_int_equal(uploads, 2);
     cJSON_Delete(root);
 }
