@@ -141,7 +141,7 @@ int dest_open(struct dest **ret, const struct dest_env *env,
         free(d);
         return status;
     }
-    uv_timer_t *timers[] = {&d->soon, &d->probe, &d->rate, &d->deadline};
+    uv_timer_t *timers[] = {&d->soon, &d->probe, &d->rate, &d->deadline, &d->pause};
     for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++) {
         uv_timer_init(env->loop, timers[i]);
         timers[i]->data = d;
@@ -164,7 +164,7 @@ const char *dest_name(const struct dest *d)
 
 unsigned dest_capacity(const struct dest *d)
 {
-    if (d->closing)
+    if (d->closing || uv_is_active((const uv_handle_t *)&d->pause))
         return 0;
     if (d->breaker.open)
         return dest_breaker_allows(&d->breaker, clock_monotonic_ms()) ? 1 : 0;
@@ -202,6 +202,7 @@ void dest_get_status(const struct dest *d, struct dest_status *ret)
     ret->next_probe_ms = dest_breaker_wait(&d->breaker, clock_monotonic_ms());
     ret->in_flight = d->in_flight;
     ret->bytes_sent = d->bytes_sent;
+    ret->paused = uv_is_active((const uv_handle_t *)&d->pause);
 }
 
 void dest_poke(struct dest *d)
@@ -224,7 +225,7 @@ static void on_handle_closed(uv_handle_t *handle)
 static void on_type_closed(void *ctx)
 {
     struct dest *d = ctx;
-    uv_timer_t *timers[] = {&d->soon, &d->probe, &d->rate, &d->deadline};
+    uv_timer_t *timers[] = {&d->soon, &d->probe, &d->rate, &d->deadline, &d->pause};
     d->handles = sizeof(timers) / sizeof(timers[0]);
     for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++)
         uv_close((uv_handle_t *)timers[i], on_handle_closed);
@@ -253,12 +254,27 @@ void dest_close(struct dest *d, uint64_t deadline_ms, void (*cb)(void *ctx), voi
     d->closed_cb = cb;
     d->closed_ctx = ctx;
     uv_timer_stop(&d->probe);
+    uv_timer_stop(&d->pause);
     uv_timer_start(&d->soon, on_soon, 0, 0);
     uv_timer_start(&d->deadline, on_deadline, deadline_ms, 0);
 }
 
-void dest_doctor(struct dest *d, void (*line)(const char *text, void *ctx),
-                 void (*done)(int status, void *ctx), void *ctx)
+static void on_pause_over(uv_timer_t *timer)
 {
-    d->type->doctor(d->impl, line, done, ctx);
+    struct dest *d = timer->data;
+    uv_timer_stop(timer);
+    dest_changed(d);
+}
+
+bool dest_pause(struct dest *d, uint64_t for_ms)
+{
+    if (d->closing)
+        return false;
+    if (for_ms == 0) {
+        if (uv_is_active((uv_handle_t *)&d->pause))
+            on_pause_over(&d->pause);
+        return false;
+    }
+    uv_timer_start(&d->pause, on_pause_over, for_ms, 0);
+    return d->in_flight == 0 && d->type->rest(d->impl);
 }

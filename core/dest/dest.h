@@ -80,6 +80,7 @@ struct dest_status {
     uint64_t next_probe_ms; /* milliseconds from now; 0: none planned */
     unsigned in_flight;
     uint64_t bytes_sent; /* since the destination was opened */
+    bool paused;
 };
 
 struct dest_env {
@@ -107,9 +108,9 @@ void dest_poke(struct dest *d);
  * the pool may outlast it: the job queue is idle only when job_queue_pending says so. */
 void dest_close(struct dest *d, uint64_t deadline_ms, void (*cb)(void *ctx), void *ctx);
 
-/* For `dcmferry doctor`: connects, opens a session and reports each step as a line of JSON-free
- * text through `line`, then done(status). Touches nothing on the destination. */
-void dest_doctor(struct dest *d, void (*line)(const char *text, void *ctx),
-                 void (*done)(int status, void *ctx), void *ctx);
+/* Makes room for another client with the same keys (`dcmferry doctor`): for for_ms milliseconds no
+ * deliveries are taken; when those under way are over, the connections are closed. Returns whether
+ * all is quiet: if not, ask again. 0 ends it. */
+bool dest_pause(struct dest *d, uint64_t for_ms);
 
 #endif

@@ -31,6 +31,7 @@ struct dest {
     uv_timer_t probe;    /* runs while the breaker is open */
     uv_timer_t rate;     /* runs exactly while the rate line is not empty */
     uv_timer_t deadline; /* runs while closing with transfers begun */
+    uv_timer_t pause;    /* runs exactly while paused */
     unsigned handles;
     bool closing, type_closing;
     void (*closed_cb)(void *ctx);

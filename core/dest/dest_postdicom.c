@@ -1,6 +1,5 @@
 /* Deliveries to PostDICOM: keys from their secrets, a session, uploads. The secrets are read on the
  * pool before the first session and again after the keys were refused; deliveries wait for that. */
-#include "dest/dest_postdicom_doctor.h"
 #include "dest/dest_type.h"
 #include "postdicom/pd_upload.h"
 
@@ -30,11 +29,8 @@ struct impl {
     char *account_key, *api_key, *proxy_password; /* while KEYS_READING */
     int keys_status;
     struct err keys_err;
-    struct transfer *waiting;        /* for the keys */
-    struct postdicom_doctor *doctor; /* waits for the keys, or is at work */
-    void (*doctor_done)(int status, void *ctx);
-    void *doctor_ctx;
-    unsigned jobs; /* on the pool, and with the DICOM reader */
+    struct transfer *waiting; /* for the keys */
+    unsigned jobs;            /* on the pool, and with the DICOM reader */
     bool closing;
     void (*closed_cb)(void *ctx);
     void *closed_ctx;
@@ -353,8 +349,6 @@ static void keys_done(struct job *job)
         else
             go(x);
     }
-    if (impl->doctor)
-        postdicom_doctor_keys(impl->doctor, status ? &e : NULL);
     maybe_closed(impl);
 }
 
@@ -389,40 +383,10 @@ static void on_down(int status, uint64_t retry_after_ms, const struct err *e, vo
     dest_link_down(impl->front, status, retry_after_ms, e);
 }
 
-/* ---- doctor ---- */
-
-static void on_step(enum pd_login_step step, void *ctx)
-{
-    struct impl *impl = ctx;
-    if (impl->doctor)
-        postdicom_doctor_step(impl->doctor, step);
-}
-
-static void on_doctor_done(int status, void *ctx)
-{
-    struct impl *impl = ctx;
-    void (*done)(int status, void *ctx) = impl->doctor_done;
-    impl->doctor = NULL;
-    done(status, impl->doctor_ctx);
-}
-
-static void type_doctor(void *p, void (*line)(const char *text, void *ctx),
-                        void (*done)(int status, void *ctx), void *ctx)
+static bool type_rest(void *p)
 {
     struct impl *impl = p;
-    if (impl->doctor) {
-        done(ERR_BUSY, ctx);
-        return;
-    }
-    impl->doctor = postdicom_doctor_new(impl->session, line, ctx, on_doctor_done, impl);
-    if (!impl->doctor) {
-        done(ERR_NOMEM, ctx);
-        return;
-    }
-    impl->doctor_done = done;
-    impl->doctor_ctx = ctx;
-    if (impl->keys != KEYS_READING)
-        read_keys(impl);
+    return pd_session_rest(impl->session);
 }
 
 /* ---- open and close ---- */
@@ -460,7 +424,7 @@ static int type_open(void **ret, struct dest *front, const struct dest_env *env,
                 .connect_timeout_ms = config->connect_timeout_ms,
                 .idle_timeout_ms = config->idle_timeout_ms},
     };
-    struct pd_session_events events = {.up = on_up, .down = on_down, .step = on_step, .ctx = impl};
+    struct pd_session_events events = {.up = on_up, .down = on_down, .ctx = impl};
     int status = pd_session_new(&impl->session, env->loop, &impl->options, &events, e);
     if (status) {
         free(impl);
@@ -519,6 +483,6 @@ const struct dest_type dest_postdicom = {
     .abort = type_abort,
     .begun = type_begun,
     .poke = type_poke,
-    .doctor = type_doctor,
+    .rest = type_rest,
     .close = type_close,
 };

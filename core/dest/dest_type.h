@@ -23,8 +23,8 @@ struct dest_type {
     bool (*begun)(const struct dest_transfer *t);
     /* Try with fresh secrets. */
     void (*poke)(void *impl);
-    void (*doctor)(void *impl, void (*line)(const char *text, void *ctx),
-                   void (*done)(int status, void *ctx), void *ctx);
+    /* Without transfers: closes the connections until the next send; false: not quite yet. */
+    bool (*rest)(void *impl);
     /* All transfers are over or aborted. Frees impl before cb. */
     void (*close)(void *impl, void (*cb)(void *ctx), void *ctx);
 };

@@ -17,7 +17,6 @@ struct pd_login {
     char *account_key, *api_key;
     struct pd_keys keys;
     struct pd_connection_handler handler;
-    void (*on_step)(enum pd_login_step step, void *ctx);
     pd_login_cb cb;
     void *ctx;
     enum pd_login_step step;
@@ -80,19 +79,10 @@ static void done(struct pd_login *l)
     login_free(l);
 }
 
-static void next_step(struct pd_login *l, enum pd_login_step step)
-{
-    if (l->on_step)
-        l->on_step(l->step, l->ctx);
-    l->step = step;
-}
-
 static int open_socket(struct pd_login *l, struct err *e);
 
-/* An HTTP status other than 200. */
-static int http_failure(const struct http_answer *answer, struct err *e)
+int pd_login_http_error(int s, struct err *e)
 {
-    int s = answer->status;
     if (s == 401 || s == 403)
         return err_set(e, ERR_AUTH, "HTTP status %d: access refused", s);
     if (s == 407)
@@ -139,13 +129,13 @@ static int advance(struct pd_login *l, const struct pd_answer *a, struct err *e)
         l->region_url = strdup(a->value);
         if (!l->region_url)
             return err_set(e, ERR_NOMEM, "no memory for an address");
-        next_step(l, PD_LOGIN_REGION);
+        l->step = PD_LOGIN_REGION;
         return get(l, l->region_url, 7, pd_params_region(&l->keys, l->options->client_host_name),
                    e);
     case PD_LOGIN_REGION:
         if (!pd_answer_id(a->root, "ResponseMessage", l->result.session_uuid))
             return err_set(e, ERR_PROTOCOL, "the answer holds no session");
-        next_step(l, PD_LOGIN_ROUTER_WS);
+        l->step = PD_LOGIN_ROUTER_WS;
         return get(l, l->options->router, 4, pd_params_router(&l->keys, PD_ADDRESS_WEB_SOCKET), e);
     default:
         if ((status = check_address(l, a->value, e)))
@@ -153,7 +143,7 @@ static int advance(struct pd_login *l, const struct pd_answer *a, struct err *e)
         l->result.socket_url = pd_address_socket(a->value, l->keys.api_key);
         if (!l->result.socket_url)
             return err_set(e, ERR_NOMEM, "no memory for an address");
-        next_step(l, PD_LOGIN_WEBSOCKET);
+        l->step = PD_LOGIN_WEBSOCKET;
         return open_socket(l, e);
     }
 }
@@ -171,7 +161,7 @@ static void on_http(struct http_request *r, int status, const struct http_answer
         e = *error;
     } else if (answer->status != 200) {
         retry_after_ms = answer->retry_after_ms;
-        status = http_failure(answer, &e);
+        status = pd_login_http_error(answer->status, &e);
     } else {
         status = pd_answer_parse(answer->body, answer->size, &l->keys, &a, &e);
         if (status == 0 && !a.ok) {
@@ -215,7 +205,7 @@ static void on_session(struct pd_request *r, int status, const struct frame_answ
         fail(l, 0, &e);
         return;
     }
-    next_step(l, PD_LOGIN_DONE);
+    l->step = PD_LOGIN_DONE;
     done(l);
 }
 
@@ -223,7 +213,7 @@ static void on_opened(struct pd_connection *c, void *ctx)
 {
     struct pd_login *l = ctx;
     struct err e;
-    next_step(l, PD_LOGIN_SESSION);
+    l->step = PD_LOGIN_SESSION;
     l->request_json = pd_params_session(&l->keys, l->result.session_uuid);
     l->request.type = FRAME_SESSION;
     l->request.management = FRAME_CREATE_API_SESSION;
@@ -261,8 +251,7 @@ static int open_socket(struct pd_login *l, struct err *e)
 
 int pd_login_start(struct pd_login **ret, uv_loop_t *loop, struct net *net,
                    const struct pd_options *options, const struct pd_keys *keys,
-                   const struct pd_connection_handler *handler,
-                   void (*step)(enum pd_login_step step, void *ctx), pd_login_cb cb, void *ctx,
+                   const struct pd_connection_handler *handler, pd_login_cb cb, void *ctx,
                    struct err *e)
 {
     struct pd_login *l = calloc(1, sizeof(*l));
@@ -273,7 +262,6 @@ int pd_login_start(struct pd_login **ret, uv_loop_t *loop, struct net *net,
     l->net = net;
     l->options = options;
     l->handler = *handler;
-    l->on_step = step;
     l->cb = cb;
     l->ctx = ctx;
     l->account_key = strdup(keys->account_key);

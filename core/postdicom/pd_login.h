@@ -31,16 +31,18 @@ typedef void (*pd_login_cb)(int status, struct pd_login_result *result, uint64_t
                             const struct err *e, void *ctx);
 
 /* cb never comes from within. `keys` are copied. `handler` is the connection's after success: its
- * `closed` is told when that one ends. `step`, if not NULL, is told each step that succeeded. */
+ * `closed` is told when that one ends. */
 int pd_login_start(struct pd_login **ret, uv_loop_t *loop, struct net *net,
                    const struct pd_options *options, const struct pd_keys *keys,
-                   const struct pd_connection_handler *handler,
-                   void (*step)(enum pd_login_step step, void *ctx), pd_login_cb cb, void *ctx,
+                   const struct pd_connection_handler *handler, pd_login_cb cb, void *ctx,
                    struct err *e);
 /* The callback will not come. */
 void pd_login_cancel(struct pd_login *l);
 
 /* The name of a step, for people. */
 const char *pd_login_step_name(enum pd_login_step step);
+
+/* What an HTTP status other than 200 of router or region means. */
+int pd_login_http_error(int http_status, struct err *e);
 
 #endif

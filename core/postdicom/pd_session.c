@@ -56,14 +56,19 @@ static void tell_waiters(struct pd_session *s, int status, const struct err *e)
 
 /* ---- idle ---- */
 
+bool pd_session_rest(struct pd_session *s)
+{
+    if (s->state == SESSION_OPEN && s->active == 0 && !s->waiters) {
+        s->state = SESSION_CLOSED;
+        s->young_losses = 0;
+        pd_slots_close(s, ERR_CLOSED, "idle");
+    }
+    return s->state == SESSION_CLOSED;
+}
+
 static void on_idle(uv_timer_t *timer)
 {
-    struct pd_session *s = timer->data;
-    if (s->state != SESSION_OPEN || s->active > 0)
-        return;
-    s->state = SESSION_CLOSED;
-    s->young_losses = 0;
-    pd_slots_close(s, ERR_CLOSED, "idle");
+    pd_session_rest(timer->data);
 }
 
 void pd_session_watch_idle(struct pd_session *s)
@@ -160,13 +165,6 @@ static void on_login(int status, struct pd_login_result *result, uint64_t retry_
     pd_session_soon(s);
 }
 
-static void on_step(enum pd_login_step step, void *ctx)
-{
-    struct pd_session *s = ctx;
-    if (s->events.step)
-        s->events.step(step, s->events.ctx);
-}
-
 static void open_session(struct pd_session *s)
 {
     struct err e;
@@ -176,8 +174,8 @@ static void open_session(struct pd_session *s)
         status = err_set(&e, ERR_DISPLACED,
                          "waiting, since another client seems to use the same API key");
     else
-        status = pd_login_start(&s->login, s->loop, s->net, s->options, &s->keys, &h, on_step,
-                                on_login, s, &e);
+        status =
+            pd_login_start(&s->login, s->loop, s->net, s->options, &s->keys, &h, on_login, s, &e);
     if (status)
         tell_waiters(s, status, &e);
     else

@@ -21,7 +21,6 @@ struct pd_session_events {
     /* A session could not be opened, was lost soon after it was opened again and again
      * (ERR_DISPLACED), or a connection ended before it had answered anything. */
     void (*down)(int status, uint64_t retry_after_ms, const struct err *e, void *ctx);
-    void (*step)(enum pd_login_step step, void *ctx);
     void *ctx;
 };
 
@@ -87,6 +86,10 @@ void pd_session_renew(struct pd_session *s, unsigned generation);
 uint64_t pd_session_losses(const struct pd_session *s);
 /* Connections that are open. */
 unsigned pd_session_connected(const struct pd_session *s);
+
+/* Closes the connections of a session in which nothing is under way, as after idle_close; the next
+ * call opens it again. Returns whether it is closed. */
+bool pd_session_rest(struct pd_session *s);
 
 /* Ends it: all that waits or is in flight fails with ERR_CANCELED, from within. cb when the loop
  * has let go; freed before. */

@@ -277,11 +277,6 @@ int pd_upload_new(struct pd_upload **ret, struct pd_session *session,
     return 0;
 }
 
-struct pd_folders *pd_upload_folders(struct pd_upload *u)
-{
-    return u->folders;
-}
-
 void pd_upload_free(struct pd_upload *u)
 {
     if (!u)

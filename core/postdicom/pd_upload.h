@@ -73,9 +73,6 @@ struct pd_upload_filing {
 int pd_upload_file_order(struct pd_upload *u, struct pd_upload_filing *f);
 void pd_upload_abort_filing(struct pd_upload_filing *f);
 
-/* For doctor. */
-struct pd_folders *pd_upload_folders(struct pd_upload *u);
-
 /* After pd_session_close was called, when all files are done. */
 void pd_upload_free(struct pd_upload *u);
 

@@ -30,8 +30,10 @@ static const struct command commands[] = {
      "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--all] [ID…]",
      "take what is wrong with these off the list of problems (ID: of a file)"},
     {"reload", command_reload, "", "read the configuration again, wholly or not at all"},
-    {"doctor", command_doctor, "--destination NAME",
-     "try a destination step by step, changing nothing there"},
+    {"doctor", command_doctor,
+     "--destination NAME [--read-only | [--yes] [--folder PATH] [--keep] [--only ROW,…] [--wait "
+     "TIME]] [--transcript FILE]",
+     "try a destination step by step, and what is assumed of its server with a synthetic patient"},
     {"check", command_check, "[--user NAME]",
      "check the configuration and what the service may do with its files and folders"},
 };

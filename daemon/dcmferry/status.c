@@ -37,8 +37,10 @@ static void print_status(const cJSON *s)
     cJSON_ArrayForEach(x, cJSON_GetObjectItem(s, "destinations"))
     {
         text_format_size((uint64_t)ask_number(x, "bytes_sent"), size);
-        printf("%-12s%s: %s, %.0f under way, %s sent since the start", "destination",
-               ask_text(x, "name"), ask_text(x, "health"), ask_number(x, "in_flight"), size);
+        printf("%-12s%s: %s%s, %.0f under way, %s sent since the start", "destination",
+               ask_text(x, "name"), ask_text(x, "health"),
+               cJSON_IsTrue(cJSON_GetObjectItem(x, "paused")) ? ", paused for dcmferry doctor" : "",
+               ask_number(x, "in_flight"), size);
         if (*ask_text(x, "held_since"))
             printf("\n%-12s  held by an operator since %s", "", ask_text(x, "held_since"));
         if (*ask_text(x, "error"))

@@ -1,6 +1,7 @@
 #include "api.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -9,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_MAX 1000
+#define LIST_MAX     1000
+#define PAUSE_MAX_MS 60000U
 
-/* One request that waits for the journal, a reload or a doctor. */
+/* One request that waits for the journal or a reload. */
 struct call {
     struct app *app;
     struct control_request *request;
-    cJSON *json;
     char *study, *instance, *path, *destination; /* copies: the peer may go before the answer */
     union {
         struct {
@@ -45,7 +46,6 @@ static void answer_error(struct control_request *r, unsigned status, const char 
 
 static void free_call(struct call *c)
 {
-    cJSON_Delete(c->json);
     free(c->study);
     free(c->instance);
     free(c->path);
@@ -124,6 +124,7 @@ static cJSON *describe_destination(const struct pipeline *p, size_t i)
     dest_get_status(pipeline_dest(p, i), &s);
     cJSON_AddStringToObject(o, "name", pipeline_config(p)->destinations[i].name);
     cJSON_AddStringToObject(o, "health", health[s.health]);
+    cJSON_AddBoolToObject(o, "paused", s.paused);
     if (s.health != DEST_HEALTHY && s.last_error.text[0])
         cJSON_AddStringToObject(o, "error", s.last_error.text);
     cJSON_AddNumberToObject(o, "next_probe_ms", (double)s.next_probe_ms);
@@ -380,38 +381,37 @@ static void backup_call(struct call *c)
     journal_backup(app_journal(c->app), &c->op.backup);
 }
 
-static void doctor_line(const char *text, void *ctx)
-{
-    struct call *c = ctx;
-    cJSON_AddItemToArray(cJSON_GetObjectItem(c->json, "lines"), cJSON_CreateString(text));
-}
-
-static void doctor_done(int status, void *ctx)
-{
-    struct call *c = ctx;
-    cJSON *o = c->json;
-    c->json = NULL;
-    cJSON_AddBoolToObject(o, "ok", status == 0);
-    finish(c, 200, o);
-}
-
-static void doctor_call(struct call *c)
+/* `dcmferry doctor` is a second client with the same keys, which might displace ours. It asks again
+ * and again: if it dies, the pause ends by itself. */
+static void pause_call(struct call *c)
 {
     struct pipeline *p = app_pipeline(c->app);
     const char *name = text_argument(c->request, "destination");
     const struct config *config = p ? pipeline_config(p) : NULL;
-    for (size_t i = 0; config && name && i < config->n_destinations; i++) {
-        if (strcmp(config->destinations[i].name, name) != 0)
-            continue;
-        c->json = cJSON_CreateObject();
-        if (!cJSON_AddArrayToObject(c->json, "lines")) {
-            finish_error(c, NULL, ERR_NOMEM);
-            return;
-        }
-        dest_doctor(pipeline_dest(p, i), doctor_line, doctor_done, c);
+    uint64_t for_ms = 0;
+    if (!number(c->request, "for", &for_ms)) {
+        free_call(c);
         return;
     }
-    answer_error(c->request, 404,
+    for (size_t i = 0; config && name && i < config->n_destinations; i++) {
+        struct dest *d = pipeline_dest(p, i);
+        struct dest_status before;
+        if (strcmp(config->destinations[i].name, name) != 0)
+            continue;
+        dest_get_status(d, &before);
+        if (for_ms > PAUSE_MAX_MS)
+            for_ms = PAUSE_MAX_MS;
+        if (before.paused != (for_ms > 0))
+            log_notice(for_ms > 0 ? "a destination pauses for dcmferry doctor"
+                                  : "a destination goes on after dcmferry doctor",
+                       LOG_STR("destination", name));
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddBoolToObject(o, "quiet", dest_pause(d, for_ms));
+        cJSON_AddNumberToObject(o, "in_flight", (double)pipeline_in_flight(p, i));
+        finish(c, 200, o);
+        return;
+    }
+    answer_error(c->request, p ? 404 : 503,
                  p ? "no such destination in the configuration" : "reloading: try again");
     free_call(c);
 }
@@ -426,7 +426,7 @@ void api_request(struct app *a, struct control_request *r)
         {"POST", "/retry", retry_call},     {"POST", "/hold", hold_call},
         {"POST", "/release", release_call}, {"POST", "/acknowledge", acknowledge_call},
         {"POST", "/reload", reload_call},   {"POST", "/backup", backup_call},
-        {"POST", "/doctor", doctor_call},
+        {"POST", "/pause", pause_call},
     };
     if (!app_journal(a)) {
         answer_error(r, 503, "stopping");

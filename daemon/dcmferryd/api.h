@@ -6,7 +6,7 @@
  *     destination in question is
  *   POST /acknowledge?delivery=&file=&destination=&study=                     {"changed": N}
  *   POST /reload                                        {"ok": bool, "text": …}
- *   POST /doctor?destination=                           {"ok": bool, "lines": […]}
+ *   POST /pause?destination=&for=MS                     {"quiet": bool, "in_flight": N}; 0: go on
  *   POST /backup                                        {"ok": true}
  * Failures: {"error": …} with a 4xx or 5xx status. */
 #ifndef DCMFERRYD_API_H

@@ -32,7 +32,7 @@ def test_killed_daemon(ferries, sandbox):
     ferry = ferries({"cloud": sandbox.url}).start()
     ferry.kill()
     assert (ferry.state / "control.sock").exists()
-    for command in (["status"], ["files"], ["hold", "--all"], ["reload"], ["doctor", "--destination", "cloud"]):
+    for command in (["status"], ["files"], ["hold", "--all"], ["reload"]):
         code, out, err = run(ferry, *command)
         assert (code, out) == (1, "")
         assert "no daemon listens there" in err and "localhost" not in err, err

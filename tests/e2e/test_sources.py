@@ -538,22 +538,6 @@ def test_status_and_files_for_people(sandbox, ferries):
     assert code == 1 and "no daemon" in error, error
 
 
-def test_doctor(sandbox, ferries):
-    ferry = ferries({"cloud": sandbox.url}).start()
-    code, text, _ = command(ferry, "doctor", "--destination", "cloud")
-    assert code == 0 and "all well" in text, text
-    assert not sandbox.tree()["Folders"] and not sandbox.held()  # it changed nothing there
-    for word in (dicom.PATIENT_ID, (ferry.root / "api_key").read_text(), (ferry.root / "account_key").read_text()):
-        assert word not in text
-    sandbox.faults("refuse-auth")
-    ferry.ask("reload")
-    code, text, _ = command(ferry, "doctor", "--destination", "cloud")
-    assert code == 1 and "something is wrong" in text and "key" in text, text
-    assert command(ferry, "doctor")[0] == 2
-    code, _, error = command(ferry, "doctor", "--destination", "clod")
-    assert code == 1 and "no such destination" in error
-
-
 def test_logs_name_paths_only_when_told_to(sandbox, ferries):
     """The fixture looks for leaks in every test's log; here, that it would find some."""
     ferry = ferries({"cloud": sandbox.url})

@@ -738,57 +738,37 @@ static void test_idle(void **state)
     assert_verdict(&f[1], DEST_DELIVERED);
 }
 
-/* ---- doctor ---- */
+/* ---- room for another client ---- */
 
-static char report[4000];
-
-static void on_line(const char *text, void *ctx)
+static void test_pause(void **state)
 {
-    (void)ctx;
-    strncat(report, text, sizeof(report) - strlen(report) - 2);
-    strcat(report, "\n");
-}
-
-static int doctor_status;
-static bool doctor_ended;
-
-static void on_doctor(int status, void *ctx)
-{
-    (void)ctx;
-    doctor_status = status;
-    doctor_ended = true;
-}
-
-static void doctor(void)
-{
-    report[0] = '\0';
-    doctor_ended = false;
-    dest_doctor(rig_dest, on_line, on_doctor, NULL);
-    while (!doctor_ended)
-        uv_run(&rig_loop, UV_RUN_ONCE);
-    assert_null(strstr(report, RIG_API_KEY));
-    assert_null(strstr(report, RIG_ACCOUNT_KEY));
-}
-
-static void test_doctor(void **state)
-{
+    struct rig_file f[2];
+    struct dest_status status;
     (void)state;
-    rig_sandbox(NULL);
+    rig_sandbox("--assume-displace=close", NULL);
     rig_open();
-    doctor();
-    assert_int_equal(doctor_status, 0);
-    static const char *const steps[] = {"router", "region",      "WebSocket",  "session",
-                                        "user",   "institution", "folder list"};
-    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
-        assert_non_null(strstr(report, steps[i]));
-    assert_null(strstr(report, "failed"));
-    assert_int_equal(rig_orders(), 0);
-    rig_close(1000);
-    rig_config.postdicom.api_key.reference = (char *)"cccccccc-3333-4333-8333-333333333333";
-    rig_open();
-    doctor();
-    assert_int_equal(doctor_status, ERR_AUTH);
-    assert_non_null(strstr(report, "failed"));
+    rig_make(&f[0], "a", RIG_STUDY, RIG_STUDY ".1.1", 3 * 512 * 1024, 1);
+    rig_make(&f[1], "b", RIG_STUDY, RIG_STUDY ".1.2", 1000, 2);
+    assert_false(dest_pause(rig_dest, 0)); /* of what is not paused */
+    rig_send(&f[0]);
+    assert_false(dest_pause(rig_dest, 60000)); /* what is under way is finished first */
+    assert_int_equal(dest_capacity(rig_dest), 0);
+    rig_wait(f, 1);
+    assert_verdict(&f[0], DEST_DELIVERED);
+    assert_true(dest_pause(rig_dest, 60000));
+    assert_int_equal(dest_capacity(rig_dest), 0);
+    dest_get_status(rig_dest, &status);
+    assert_true(status.paused && status.health == DEST_HEALTHY);
+    dest_pause(rig_dest, 0);
+    assert_true(dest_capacity(rig_dest) > 0);
+    rig_deliver(&f[1]);
+    assert_verdict(&f[1], DEST_DELIVERED);
+    /* Who asked for it may have died. */
+    assert_true(dest_pause(rig_dest, 200));
+    while (dest_capacity(rig_dest) == 0)
+        uv_run(&rig_loop, UV_RUN_ONCE);
+    dest_get_status(rig_dest, &status);
+    assert_false(status.paused);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(test_##name, rig_setup, rig_teardown)
@@ -834,7 +814,7 @@ int main(int argc, char **argv)
         T(rate_limit),
         T(large),
         T(idle),
-        T(doctor),
+        T(pause),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
