@@ -100,7 +100,7 @@ struct journal_lookup {
 };
 void journal_lookup(struct journal *j, struct journal_lookup *l);
 
-/* Which routes a study (or series) is bound to: the names of the routes, '\n'-separated, as stored;
+/* Which routes a study (or series) is bound to: text of core/pipeline/route.h, as stored;
  * NULL if unbound. */
 struct journal_binding {
     struct journal_op op;

@@ -19,8 +19,8 @@ struct route_decision {
     const char *reason; /* rejected, held: of the configuration or static */
     struct route_delivery *deliveries;
     size_t n;
-    /* The routes that bind the rest of the study and of the series: names separated by '\n',
-     * malloc'ed; NULL if none. */
+    /* What binds the rest of the study and of the series: the routes and their folders, as text for
+     * the next decision; malloc'ed; NULL if none. */
     char *bind_study, *bind_series;
 };
 
@@ -29,11 +29,16 @@ struct route_decision {
  * to another one that ends the walk (a bound name that exists no more binds nothing); rejecting
  * routes and `scope: instance` go by their conditions alone. The first taken one ends the walk
  * unless it says `all: true`; such a one adds to what is bound, whenever its conditions hold.
+ *
+ * The folder, too, is the one of the first instance that the route took, as PostDICOM's folders
+ * hold orders and not instances, unless its template was changed since, or says by the file's path
+ * where that file shall go.
+ *
  * Returns 0 or ERR_NOMEM; free with route_decision_clear in either case. */
 int route_decide(const struct config *c, const struct template_values *values,
                  const char *bound_study, const char *bound_series, struct route_decision *ret);
-/* Whether `more` holds a name that `names` does not. */
-bool route_adds(const char *names, const char *more);
+/* Whether `more` binds something that `bound` does not. */
+bool route_adds(const char *bound, const char *more);
 void route_decision_clear(struct route_decision *d);
 
 /* Whether any route has that scope: without, nothing is ever bound. */

@@ -221,6 +221,28 @@ def test_a_study_stays_together(sandbox, ferries):
     assert {folder for folder, _ in sandbox.held()} == {"CT"}
 
 
+def test_a_study_has_one_folder(sandbox, ferries):
+    """That of the instance that came first; over a restart too, and until the template is changed."""
+    ferry = ferries({"cloud": sandbox.url}, routes=[{"name": "all", "to": "cloud", "folder": "R/{Modality}"}]).start()
+    study = generate_uid()
+    dicom.write(ferry.inbox / "image.dcm", study, modality="CT")
+    ferry.wait_settled(1)
+    dicom.write(ferry.inbox / "report.dcm", study, modality="SR", sop_class=dicom.SR)
+    ferry.wait_settled(2)
+    assert ferry.stop() == 0
+    ferry.start()
+    dicom.write(ferry.inbox / "key.dcm", study, modality="KO")
+    dicom.write(ferry.inbox / "other.dcm", generate_uid(), modality="KO")
+    ferry.wait_settled(4)
+    assert sorted(folder for folder, _ in sandbox.held()) == ["R/CT"] * 3 + ["R/KO"]
+    ferry.write_config({"cloud": sandbox.url}, routes=[{"name": "all", "to": "cloud", "folder": "S/{Modality}"}])
+    ferry.ask("reload")
+    dicom.write(ferry.inbox / "late.dcm", study, modality="PR")
+    dicom.write(ferry.inbox / "later.dcm", study, modality="SR", sop_class=dicom.SR)
+    ferry.wait_settled(6)
+    assert sorted(folder for folder, _ in sandbox.held() if folder.startswith("S/")) in (["S/PR"] * 2, ["S/SR"] * 2)
+
+
 def test_held_files_are_routed_again_after_a_reload(sandbox, ferries):
     ferry = ferries({"cloud": sandbox.url}, routes=[{"name": "mr", "match": {"Modality": "MR"}, "to": "cloud"}]).start()
     dicom.write(ferry.inbox / "ct.dcm")

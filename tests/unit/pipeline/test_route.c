@@ -68,7 +68,7 @@ static void the_first_match_wins(void **state)
     assert_int_equal(d.fate, ROUTE_QUEUED);
     assert_int_equal(d.n, 1);
     assert_string_equal(d.deliveries[0].folder, "CT/S1");
-    assert_string_equal(d.bind_study, "ct");
+    assert_string_equal(d.bind_study, "ct\tCT/{StationName}\tCT/S1");
     assert_null(d.bind_series);
     route_decision_clear(&d);
     decide(c, (struct sample){"MR", "S1"}, "x.dcm", NULL, NULL, &d);
@@ -109,6 +109,47 @@ static void a_study_follows_its_first_instance(void **state)
     assert_int_equal(d.deliveries[0].route, 1);
     route_decision_clear(&d);
     config_free(c);
+}
+
+static void a_study_has_one_folder(void **state)
+{
+    (void)state;
+    struct config *c = parse("  - {name: x, to: [a, b], folder: '{Modality}/{StationName}'}\n");
+    struct config *series = parse("  - {name: x, to: a, folder: '{Modality}', scope: series}\n");
+    struct config *path = parse("  - {name: x, to: a, folder: '{Modality}/{path:1}'}\n");
+    struct route_decision d, again;
+    decide(c, (struct sample){"CT", "S1"}, "x.dcm", NULL, NULL, &d);
+    decide(c, (struct sample){"SR", NULL}, "x.dcm", d.bind_study, NULL, &again);
+    assert_string_equal(again.deliveries[0].folder, "CT/S1");
+    assert_string_equal(again.deliveries[1].folder, "CT/S1");
+    assert_string_equal(again.bind_study, d.bind_study);
+    assert_false(route_adds(d.bind_study, again.bind_study));
+    route_decision_clear(&again);
+    /* The template was changed since. */
+    decide(c, (struct sample){"SR", "S2"}, "x.dcm", "x\t{Modality}\tCT", NULL, &again);
+    assert_string_equal(again.deliveries[0].folder, "SR/S2");
+    assert_true(route_adds("x\t{Modality}\tCT", again.bind_study));
+    route_decision_clear(&again);
+    /* Whose name begins alike is another route. */
+    decide(c, (struct sample){"SR", "S2"}, "x.dcm", "xy\t{Modality}/{StationName}\tCT/S1", NULL,
+           &again);
+    assert_string_equal(again.deliveries[0].folder, "SR/S2");
+    route_decision_clear(&again);
+    route_decision_clear(&d);
+    decide(series, (struct sample){"CT", NULL}, "x.dcm", NULL, NULL, &d);
+    decide(series, (struct sample){"SR", NULL}, "x.dcm", NULL, d.bind_series, &again);
+    assert_string_equal(again.deliveries[0].folder, "CT");
+    route_decision_clear(&again);
+    route_decision_clear(&d);
+    decide(path, (struct sample){"CT", NULL}, "one/x.dcm", NULL, NULL, &d);
+    assert_string_equal(d.bind_study, "x");
+    decide(path, (struct sample){"SR", NULL}, "two/x.dcm", d.bind_study, NULL, &again);
+    assert_string_equal(again.deliveries[0].folder, "SR/two");
+    route_decision_clear(&again);
+    route_decision_clear(&d);
+    config_free(c);
+    config_free(series);
+    config_free(path);
 }
 
 static void scopes(void **state)
@@ -190,6 +231,7 @@ int main(void)
         cmocka_unit_test(the_first_match_wins),
         cmocka_unit_test(what_no_route_takes_is_held),
         cmocka_unit_test(a_study_follows_its_first_instance),
+        cmocka_unit_test(a_study_has_one_folder),
         cmocka_unit_test(scopes),
         cmocka_unit_test(all_goes_on_and_rejection_ends),
         cmocka_unit_test(a_copy_keeps_nothing_from_the_others),
