@@ -346,11 +346,12 @@ void journal_study(struct journal *j, struct journal_study *s);
 
 enum journal_act { JOURNAL_RETRY, JOURNAL_HOLD, JOURNAL_RELEASE, JOURNAL_ACKNOWLEDGE };
 
-/* retry: failed, waiting (and, with send_anyway, conflict) deliveries become queued, and rejected
- * files found again (their rows are removed so that the next scan takes them in); hold: queued,
- * waiting, failed become held; release: held deliveries become queued; acknowledge: rejected,
- * vanished and held files and failed, conflicting and held deliveries are no problem to be shown
- * any more, until their state changes. Filters that are NULL or 0 match all.
+/* retry: failed, waiting (and, with send_anyway, conflict) deliveries become queued, rejected files
+ * found again (their rows are removed so that the next scan takes them in), and the disposal of
+ * those that were left is open again; hold: queued, waiting, failed become held; release: held
+ * deliveries become queued; acknowledge: rejected, vanished, held and left files and failed,
+ * conflicting and held deliveries are no problem to be shown any more, until their state changes.
+ * Filters that are NULL or 0 match all.
  *
  * With `and_later` hold also holds what comes later to `destination`, which is found out when it is
  * claimed, until it is released as a whole: by release with no filter but `destination`, or none.
@@ -369,6 +370,8 @@ struct journal_act_on {
 };
 void journal_act_on(struct journal *j, struct journal_act_on *a);
 
+#define JOURNAL_LEFT_MAX 1000
+
 /* Counts by state, and what waits: for status and progress. Cheap (kept up to date by triggers or
  * indexes). */
 struct journal_counts {
@@ -377,6 +380,8 @@ struct journal_counts {
     uint64_t deliveries[DELIVERY_STATE_MAX], delivery_bytes[DELIVERY_STATE_MAX];
     int64_t oldest_open_ms; /* when the oldest file with a queued, sending, waiting or held delivery
                                was taken in; INT64_MAX: none */
+    uint64_t left;          /* delivered files that could not be deleted or moved, and are not
+                               acknowledged; at most JOURNAL_LEFT_MAX */
 };
 void journal_counts(struct journal *j, struct journal_counts *c);
 
@@ -386,8 +391,8 @@ struct journal_list {
     struct journal_op op;
     const char *study, *sop_instance, *path, *destination;
     int file_state, delivery_state; /* -1: any */
-    bool problems;     /* only rejected, held, vanished files and failed, conflict, held, waiting
-                          deliveries… */
+    bool problems; /* only rejected, held, vanished files, those that could not be deleted or moved,
+                  and failed, conflict, held, waiting deliveries… */
     bool acknowledged; /* …also those that were acknowledged */
     size_t limit, offset;
     char *json; /* out: a JSON array, malloc'ed, the caller's */

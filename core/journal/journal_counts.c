@@ -233,6 +233,22 @@ static int oldest_in(struct journal *j, enum delivery_state state, int64_t *olde
     return rc;
 }
 
+static int count_left(struct journal *j, struct journal_counts *c, struct err *e)
+{
+    sqlite3_stmt *stmt;
+    int rc = journal_query(
+        &j->db, e, &stmt,
+        "SELECT count(*) FROM (SELECT 1 FROM file INDEXED BY file_left WHERE " JOURNAL_LEFT
+        " AND acknowledged_ms IS NULL LIMIT ?)",
+        journal_int(JOURNAL_LEFT_MAX));
+
+    if (rc < 0)
+        return rc;
+    c->left = journal_column_id(stmt, 0);
+    journal_db_done(stmt);
+    return 0;
+}
+
 int journal_run_counts(struct journal *j, struct journal_op *op, struct err *e)
 {
     static const enum delivery_state open[] = {DELIVERY_SENDING, DELIVERY_WAITING, DELIVERY_HELD};
@@ -244,5 +260,5 @@ int journal_run_counts(struct journal *j, struct journal_op *op, struct err *e)
         rc = oldest_queued(j, &c->oldest_open_ms, e);
     for (size_t i = 0; i < sizeof(open) / sizeof(open[0]) && rc == 0; i++)
         rc = oldest_in(j, open[i], &c->oldest_open_ms, e);
-    return rc;
+    return rc == 0 ? count_left(j, c, e) : rc;
 }

@@ -242,6 +242,9 @@ void journal_submit(struct journal *j, struct journal_op *op, enum journal_kind 
 
 /* ---- What the operations share ---- */
 
+/* Files whose disposal was given up, as the index file_left has them. */
+#define JOURNAL_LEFT "state = 2 AND note IS NOT NULL AND past = 0"
+
 /* Loads into `row` the columns id, watch, path, size, mtime_ns, state, reason, study, sop,
  * changed_ms. */
 #define JOURNAL_FILE_COLUMNS                                                                       \

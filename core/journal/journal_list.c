@@ -171,7 +171,9 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
     " AND (?3 IS NULL OR f.path = ?3) AND (?5 < 0 OR f.state = ?5)"                                \
     " AND ((?4 IS NULL AND ?6 < 0) OR EXISTS (SELECT 1 FROM delivery d WHERE d.file_id = f.id"     \
     "  AND (?4 IS NULL OR d.destination = ?4) AND (?6 < 0 OR d.state = ?6)))"                      \
-    " AND (NOT ?7 OR (f.state IN (4, 5, 6) AND (?10 OR f.acknowledged_ms IS NULL))"                \
+    " AND (NOT ?7 OR ((f.state IN (4, 5, 6) OR (f.state = 2 AND f.note IS NOT NULL AND f.past = "  \
+    "0))"                                                                                          \
+    "   AND (?10 OR f.acknowledged_ms IS NULL))"                                                   \
     "  OR EXISTS (SELECT 1 FROM delivery d WHERE d.file_id = f.id AND d.state IN (2, 4, 5, 7)"     \
     "   AND (?10 OR d.acknowledged_ms IS NULL)))"
 #define PAGE     " ORDER BY f.id DESC LIMIT ?8 OFFSET ?9"
@@ -184,16 +186,22 @@ static int add_file(struct journal *j, cJSON *array, uint64_t id, struct err *e)
     "SELECT * FROM (SELECT id FROM file WHERE state = " #s " AND state NOT IN (2, 3)"              \
     " AND (?10 OR acknowledged_ms IS NULL)"                                                        \
     " ORDER BY id DESC LIMIT ?8 + ?9)"
+#define NEWEST_LEFT(which)                                                                         \
+    "SELECT * FROM (SELECT id FROM file INDEXED BY file_left WHERE " JOURNAL_LEFT " AND " which    \
+    " ORDER BY id DESC LIMIT ?8 + ?9)"
 #define NEWEST_DELIVERIES(s)                                                                       \
     "SELECT * FROM (SELECT DISTINCT file_id FROM delivery WHERE state = " #s                       \
     " AND state NOT IN (0, 1, 3) AND (?10 OR acknowledged_ms IS NULL)"                             \
     " ORDER BY file_id DESC LIMIT ?8 + ?9)"
 
 static const char by_problem
-    [] = "SELECT f.id FROM (" NEWEST_FILES(4) " UNION " NEWEST_FILES(5) " UNION " NEWEST_FILES(6) " UNION " NEWEST_DELIVERIES(
-        2) " UNION " NEWEST_DELIVERIES(4) " UNION " NEWEST_DELIVERIES(5) " UNION"
-                                                                         " " NEWEST_DELIVERIES(
-                                                                             7) ") f" PAGE;
+    [] = "SELECT f.id FROM (" NEWEST_FILES(4) " UNION " NEWEST_FILES(5) " UNION " NEWEST_FILES(6) " UNION " NEWEST_LEFT("acknowledged_ms IS NULL") " UNION " NEWEST_LEFT(
+        "acknowledged_ms IS NOT NULL AND ?10") " UNION " NEWEST_DELIVERIES(2) " UNION"
+                                                                              " " NEWEST_DELIVERIES(4) " UNION " NEWEST_DELIVERIES(
+                                                                                  5) " UNION"
+                                                                                     " " NEWEST_DELIVERIES(
+                                                                                         7) ") "
+                                                                                            "f" PAGE;
 
 static int list_ids(struct journal *j, const struct journal_list *l, uint64_t *ids, size_t limit,
                     size_t *ret_n, struct err *e)

@@ -145,6 +145,28 @@ static int forget_rejected(struct journal *j, const struct journal_act_on *a, ui
     return rc == 0 ? 1 : rc;
 }
 
+/* Files that were left, chosen by ?3 and ?5. */
+#define LEFT                                                                                       \
+    "SELECT id FROM file INDEXED BY file_left WHERE " JOURNAL_LEFT                                 \
+    " AND (?3 = 0 OR id = ?3) AND (?5 IS NULL OR study_instance_uid = ?5)"
+
+/* Their disposal is to be tried again. */
+static int dispose_again(struct journal *j, struct journal_act_on *a, struct err *e)
+{
+    const struct journal_value values[] = {
+        {.type = JOURNAL_VALUE_NULL}, {.type = JOURNAL_VALUE_NULL}, journal_id(a->file_id),
+        {.type = JOURNAL_VALUE_NULL}, journal_text(a->study),       {.type = JOURNAL_VALUE_END},
+    };
+    int rc = journal_db_run(&j->db, e,
+                            "UPDATE file SET disposed_ms = NULL, note = NULL, acknowledged_ms = "
+                            "NULL WHERE id IN (" LEFT ")",
+                            values);
+
+    if (rc == 0)
+        a->changed += (uint64_t)sqlite3_changes64(j->db.sqlite);
+    return rc;
+}
+
 /* What is wrong with these files and deliveries is known to those who should: `lead` chooses the
  * index. One that stands in the way no more is acknowledged, too: vanished, or of a file that
  * left. */
@@ -175,6 +197,13 @@ static int acknowledge(struct journal *j, struct journal_act_on *a, struct err *
         else
             rc = journal_db_run(&j->db, e, ACKNOWLEDGE_FILES("state NOT IN (2, 3)"), values);
         a->changed += (uint64_t)sqlite3_changes64(j->db.sqlite);
+        if (rc == 0)
+            rc = journal_db_run(&j->db, e,
+                                "UPDATE file SET acknowledged_ms = ?1 WHERE id IN (" LEFT
+                                " AND acknowledged_ms IS NULL)",
+                                values);
+        if (rc == 0)
+            a->changed += (uint64_t)sqlite3_changes64(j->db.sqlite);
     }
     if (rc != 0)
         return rc;
@@ -244,6 +273,8 @@ int journal_run_act(struct journal *j, struct journal_op *op, struct err *e)
         if (rc == 0 && a->delivery_id == 0 && a->destination == NULL)
             while ((rc = forget_rejected(j, a, &after, e)) == 1)
                 a->changed++;
+        if (rc == 0 && a->delivery_id == 0 && a->destination == NULL)
+            rc = dispose_again(j, a, e);
         break;
     case JOURNAL_HOLD:
         rc = act_deliveries(j, a, DELIVERY_QUEUED, e);

@@ -42,6 +42,9 @@ static const char version_1[] =
     /* One that was moved away is in file_moved, all others in file_gone. */
     "CREATE INDEX file_gone ON file (gone_ms) WHERE NOT (state = 3 AND target IS NOT NULL);"
     "CREATE INDEX file_moved ON file (watch, disposed_ms) WHERE state = 3 AND target IS NOT NULL;"
+    /* Delivered, and could not be deleted or moved. */
+    "CREATE INDEX file_left ON file (acknowledged_ms)"
+    "  WHERE state = 2 AND note IS NOT NULL AND past = 0;"
     "CREATE INDEX file_undisposed ON file (watch, state)"
     "  WHERE disposed_ms IS NULL AND past = 0 AND state IN (2, 4);"
 

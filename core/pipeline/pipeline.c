@@ -479,6 +479,7 @@ void pipeline_kick(struct pipeline *p)
 
 void pipeline_rescan(struct pipeline *p)
 {
+    disposal_resume(p->disposal);
     for (size_t i = 0; i < p->n_watches; i++)
         watch_rescan(p->watches[i].watch);
 }

@@ -35,7 +35,8 @@ bool pipeline_idle(const struct pipeline *p);
 
 /* The operator changed rows: look for due deliveries, probe broken destinations. */
 void pipeline_kick(struct pipeline *p);
-/* Scan all drop folders again (rejected files were forgotten on request). */
+/* Scan all drop folders again (rejected files were forgotten on request), and dispose of what is to
+ * be disposed of. */
 void pipeline_rescan(struct pipeline *p);
 
 const struct config *pipeline_config(const struct pipeline *p);

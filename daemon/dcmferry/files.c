@@ -76,6 +76,8 @@ static void print_file(const cJSON *f)
         printf("    moved to %s\n", ask_text(f, "target"));
     if (*ask_text(f, "reason"))
         printf("    %s\n", ask_text(f, "reason"));
+    if (*ask_text(f, "note"))
+        printf("    %s\n", ask_text(f, "note"));
     cJSON_ArrayForEach(d, cJSON_GetObjectItem(f, "deliveries")) print_delivery(d);
 }
 

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define LEFT_MAX 1000 /* as far as the daemon counts */
+
 static void print_counts(const cJSON *counts, const char *what)
 {
     const cJSON *c;
@@ -50,6 +52,11 @@ static void print_status(const cJSON *s)
     }
     print_counts(cJSON_GetObjectItem(s, "files"), "files");
     print_counts(cJSON_GetObjectItem(s, "deliveries"), "deliveries");
+    if (ask_number(s, "left") > 0)
+        printf("%-12s%.0f%s delivered file%s could not be deleted or moved as after_upload says "
+               "(dcmferry files --problems)\n",
+               "left", ask_number(s, "left"), ask_number(s, "left") >= LEFT_MAX ? " or more" : "",
+               ask_s(ask_number(s, "left")));
     if (ask_number(s, "reading") > 0)
         printf("%-12s%.0f file%s being read, %.0f of them not yet whole\n", "intake",
                ask_number(s, "reading"), ask_s(ask_number(s, "reading")),

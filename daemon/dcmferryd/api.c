@@ -200,6 +200,7 @@ static void holds_known(struct journal_op *op, int status, const struct err *e)
         cJSON_AddNumberToObject(bytes, delivery_state_name((enum delivery_state)s),
                                 (double)c->delivery_bytes[s]);
     }
+    cJSON_AddNumberToObject(o, "left", (double)c->left);
     if (c->oldest_open_ms != INT64_MAX)
         cJSON_AddNumberToObject(o, "oldest_open_seconds",
                                 (double)(clock_realtime_ms() - c->oldest_open_ms) / 1000.0);

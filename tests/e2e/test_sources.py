@@ -202,6 +202,18 @@ def test_a_read_only_source_is_marked_and_left(sandbox, ferries, stamp, tmp_path
     assert [row["id"] for row in before] == [row["id"] for row in ferry.files()][-len(before):]
     assert {receipts for receipts, _ in sandbox.held().values()} == {1}
     assert not list(sent.rglob("*.dcm*"))
+    text = command(ferry, "status")[1]
+    assert "2 delivered files could not be deleted or moved" in text, text
+    text = command(ferry, "files", "--problems")[1]
+    assert text.count("read-only source: left as it is") == 2, text
+    assert command(ferry, "acknowledge", str(before[0]["id"]))[1] == "1 acknowledged\n"
+    assert ferry.status()["left"] == 1 and len(ferry.files("--problems")) == 1
+    assert len(ferry.files("--problems", "--acknowledged")) == 2
+    subprocess.run(["mount", "-o", "remount,rw,bind", view], check=True)  # mended
+    assert command(ferry, "retry", "--all")[1] == "2 to be tried again\n"
+    ferry.wait(lambda: not list(folder.rglob("*.dcm")), 30, "the disposal")
+    ferry.wait(lambda: {row["state"] for row in ferry.files()} == {"disposed"}, 30, "the journal to know")
+    assert ferry.status()["left"] == 0 and ferry.files("--problems") == []
 
 
 def test_names_that_are_not_utf8(sandbox, ferries, stamp):
