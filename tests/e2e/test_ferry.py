@@ -240,7 +240,7 @@ def test_a_study_has_one_folder(sandbox, ferries):
     dicom.write(ferry.inbox / "late.dcm", study, modality="PR")
     dicom.write(ferry.inbox / "later.dcm", study, modality="SR", sop_class=dicom.SR)
     ferry.wait_settled(6)
-    assert sorted(folder for folder, _ in sandbox.held() if folder.startswith("S/")) in (["S/PR"] * 2, ["S/SR"] * 2)
+    assert len({folder for folder, _ in sandbox.held() if folder.startswith("S/")}) == 1
 
 
 def test_held_files_are_routed_again_after_a_reload(sandbox, ferries):
