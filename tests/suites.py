@@ -272,7 +272,7 @@ FAULTS = [ROOT / "tests/e2e" / f"test_{name}.py" for name in ("disk", "faults", 
 
 
 def e2e():
-    pytest("e2e", 15, tests=sorted(set((ROOT / "tests/e2e").glob("test_*.py")) - set(FAULTS)))
+    pytest("e2e", 20, tests=sorted(set((ROOT / "tests/e2e").glob("test_*.py")) - set(FAULTS)))
 
 
 def fault():

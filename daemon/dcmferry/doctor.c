@@ -11,6 +11,7 @@
 #include "doctor/trial.h"
 
 #include <getopt.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +104,7 @@ static int parse(struct doctor *d, int argc, char **argv)
 static int choose_rows(struct doctor *d)
 {
     struct report_verdict *rows = d->report.rows;
-    for (int i = 0; i < REPORT_N_ROWS; i++)
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++)
         rows[i].wanted = d->only == NULL && !d->read_only;
     for (const char *p = d->only; p && *p;) {
         char name[40];
@@ -187,7 +188,10 @@ static void say_plan(struct doctor *d)
              "  - upload some 25 synthetic images (about 8 MB) of the patient %s into that",
              INSTANCE_PATIENT_NAME);
     transcript_text(t, text);
-    transcript_text(t, "  - open sessions and connections, leave them, and close them");
+    transcript_text(
+        t,
+        "  - open sessions and connections, leave them, and close them; another machine that uses");
+    transcript_text(t, "    the same API key may be cut off meanwhile, and disturb the trials");
     if (d->wait_ms > 0) {
         snprintf(text, sizeof(text), "  - wait %llu s for what the server ends by itself",
                  (unsigned long long)(d->wait_ms / 1000));
@@ -211,6 +215,12 @@ static bool confirm(struct doctor *d, const char **ret_why)
     }
     fputs("Go on? [y/N] ", stdout);
     fflush(stdout);
+    /* Meanwhile the daemon must stay asked to pause. */
+    for (struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN}; poll(&in, 1, 200) <= 0;) {
+        peer_wait(&d->peer, NULL, 1);
+        if (d->peer.interrupted)
+            return false;
+    }
     return fgets(line, sizeof(line), stdin) && (line[0] == 'y' || line[0] == 'Y');
 }
 
@@ -233,7 +243,7 @@ static void try_assumptions(struct doctor *d, struct login *session)
         trial_run(&t);
         trial_remove(&t);
     } else {
-        for (int i = 0; i < REPORT_N_ROWS; i++)
+        for (unsigned i = 0; i < REPORT_N_ROWS; i++)
             report_untold(&d->report, i, "%s", why);
         char text[120];
         snprintf(text, sizeof(text), "Not tried: %s.", why);
@@ -274,7 +284,7 @@ static int conclude(struct doctor *d)
 {
     unsigned faults = report_faults(&d->report);
     struct transcript *t = d->transcript;
-    for (int i = 0; i < REPORT_N_ROWS; i++)
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++)
         report_untold(&d->report, i, "not tried");
     if (d->tried)
         report_table(&d->report);

@@ -49,7 +49,7 @@ int peer_open(struct peer *p, const struct config_destination *config, struct tr
               struct err *e)
 {
     const struct config_postdicom *c = &config->postdicom;
-    static const int numbers[] = {SIGINT, SIGTERM};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     char *proxy_password = NULL;
     memset(p, 0, sizeof(*p));
     int status = read_secrets(p, config, &proxy_password, e);
@@ -87,7 +87,7 @@ int peer_open(struct peer *p, const struct config_destination *config, struct tr
         return status;
     }
     uv_timer_init(&p->loop, &p->wake);
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof(p->signals) / sizeof(p->signals[0]); i++) {
         uv_signal_init(&p->loop, &p->signals[i]);
         p->signals[i].data = p;
         uv_signal_start(&p->signals[i], on_signal, numbers[i]);
@@ -99,7 +99,7 @@ void peer_close(struct peer *p)
 {
     net_close(p->net, nothing, NULL);
     uv_close((uv_handle_t *)&p->wake, NULL);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < sizeof(p->signals) / sizeof(p->signals[0]); i++)
         uv_close((uv_handle_t *)&p->signals[i], NULL);
     uv_run(&p->loop, UV_RUN_DEFAULT);
     uv_loop_close(&p->loop);

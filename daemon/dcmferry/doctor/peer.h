@@ -15,8 +15,8 @@
 struct peer {
     uv_loop_t loop;
     uv_timer_t wake;
-    uv_signal_t signals[2];
-    bool interrupted; /* by SIGINT or SIGTERM: waiting ends at once, requests fail */
+    uv_signal_t signals[3];
+    bool interrupted; /* by SIGINT, SIGTERM or SIGHUP: waiting ends at once, requests fail */
     struct net *net;
     struct pd_options options;
     char *account_key, *api_key;

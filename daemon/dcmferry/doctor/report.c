@@ -68,9 +68,9 @@ static const struct {
 
 int report_row_find(const char *name)
 {
-    for (int i = 0; i < REPORT_N_ROWS; i++)
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++)
         if (strcmp(rows[i].name, name) == 0)
-            return i;
+            return (int)i;
     return -1;
 }
 
@@ -201,7 +201,7 @@ static void put_switches(const struct report *r)
 {
     char line[1600] = "  dcmferry-sandbox …";
     bool any = false;
-    for (int i = 0; i < REPORT_N_ROWS; i++) {
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++) {
         if (!r->rows[i].told || report_holds(r, i))
             continue;
         size_t n = strlen(line);
@@ -221,7 +221,7 @@ void report_table(const struct report *r)
     transcript_text(r->transcript, "");
     transcript_text(r->transcript,
                     "What is assumed of the server (docs/postdicom-assumptions.md):");
-    for (int i = 0; i < REPORT_N_ROWS; i++) {
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++) {
         const struct report_verdict *v = &r->rows[i];
         if (!v->wanted)
             continue;
@@ -244,7 +244,7 @@ void report_table(const struct report *r)
 unsigned report_faults(const struct report *r)
 {
     unsigned n = r->failed;
-    for (int i = 0; i < REPORT_N_ROWS; i++)
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++)
         n += r->rows[i].must;
     return n;
 }
@@ -254,7 +254,7 @@ void report_json(const struct report *r, cJSON *object)
     cJSON_AddBoolToObject(object, "ok", report_faults(r) == 0);
     cJSON_AddItemToObject(object, "steps", cJSON_Duplicate(r->steps, true));
     cJSON *list = cJSON_AddArrayToObject(object, "assumptions");
-    for (int i = 0; i < REPORT_N_ROWS; i++) {
+    for (unsigned i = 0; i < REPORT_N_ROWS; i++) {
         const struct report_verdict *v = &r->rows[i];
         if (!v->wanted)
             continue;

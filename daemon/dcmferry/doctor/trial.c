@@ -88,7 +88,7 @@ void trial_run(struct trial *t)
     run_one(t, trial_create, created, 1);
     r->rows[REPORT_CREATE_ANSWER].wanted = was_wanted;
     if (!t->a[0] || !t->b[0]) {
-        for (int i = 0; i < REPORT_N_ROWS; i++)
+        for (unsigned i = 0; i < REPORT_N_ROWS; i++)
             report_untold(r, i, "its folder could not be made: %s",
                           r->rows[REPORT_CREATE_ANSWER].text);
         report_step(r, REPORT_FAILED, "folder for the trials",

@@ -124,7 +124,7 @@ static int count_named(struct trial *t, const char *name, unsigned *ret, struct 
 int trial_create_existing(struct trial *t, struct err *e)
 {
     char uuid[PD_UUID_SIZE];
-    unsigned n;
+    unsigned n = 0;
     int status = trial_create_folder(t, t->folder, "A", uuid, e);
     if (status == ERR_REFUSED) {
         if ((status = trial_alive(t, e)) == 0)
