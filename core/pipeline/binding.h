@@ -14,7 +14,8 @@ struct binding_cache;
 
 struct binding_lookup {
     char key[BINDING_KEY_SIZE];
-    /* status 0: `routes`, the text of route.h, as stored, NULL if unbound; valid during the call. */
+    /* status 0: `routes`, the text of route.h, as stored, NULL if unbound; valid during the call.
+     */
     void (*cb)(struct binding_lookup *l, int status, const char *routes, const struct err *e);
     /* private */
     struct binding_cache *cache;

@@ -26,6 +26,7 @@ struct pipeline_watch {
     size_t index;
     struct watch *watch;
     bool scanned, gone;
+    struct unread unread;
 };
 
 /* Held files that are routed again, a page at a time: after a start or reload all of them, later
@@ -209,6 +210,8 @@ static void batch(struct watch *watch, unsigned token, const struct watch_file *
     (void)watch;
     if (n > 0)
         roots_learn(w->pipeline->env.roots, w->index, files[0].dev);
+    for (size_t i = 0; i < n && w->unread.n > 0; i++)
+        unread_read(&w->unread, files[i].path);
     intake_offer(w->pipeline->intake, w->index, files, n, batch_done, w, token);
 }
 
@@ -295,8 +298,10 @@ static void notice(struct watch *watch, enum watch_notice what, const char *path
             LOG_UINT("watch", number), LOG_UINT("folders", n));
         break;
     case WATCH_NOTICE_UNREADABLE:
-        log_warning("something in a drop folder cannot be read: check its owner and mode",
+        log_warning("something in a drop folder cannot be read: check its owner and mode "
+                    "(`dcmferry status` names it)",
                     LOG_UINT("watch", number), LOG_PATH("path", path));
+        unread_add(&w->unread, path);
         break;
     case WATCH_NOTICE_GONE:
         w->gone = true;
@@ -307,8 +312,9 @@ static void notice(struct watch *watch, enum watch_notice what, const char *path
         w->gone = false;
         log_notice("a drop folder is back", LOG_UINT("watch", number), LOG_PATH("path", path));
         break;
-    case WATCH_NOTICE_REMOVED:
-        break; /* the sweep, or the sending, finds out what it means */
+    case WATCH_NOTICE_REMOVED: /* the sweep, or the sending, finds out what else it means */
+        unread_gone(&w->unread, path);
+        break;
     }
 }
 
@@ -520,6 +526,11 @@ bool pipeline_watch_present(const struct pipeline *p, size_t index)
     return !p->watches[index].gone;
 }
 
+const struct unread *pipeline_watch_unread(const struct pipeline *p, size_t index)
+{
+    return &p->watches[index].unread;
+}
+
 /* ---- Close: each stage ends before the one it rests on ---- */
 
 static void part_closed(void *ctx)
@@ -571,9 +582,11 @@ static void close_next_stage(struct pipeline *p)
     p->n_closing++; /* a part may close at once */
     bool first = p->intake || p->n_watches > 0;
     if (first) {
-        for (size_t i = 0; i < p->n_watches; i++)
+        for (size_t i = 0; i < p->n_watches; i++) {
+            unread_clear(&p->watches[i].unread);
             CLOSE_PART(p->watches[i].watch,
                        watch_close(p->watches[i].watch, WATCH_CLOSE_MS, part_closed, p));
+        }
         p->n_watches = 0;
         CLOSE_PART(p->intake, intake_close(p->intake, part_closed, p));
         for (size_t i = 0; p->schedules && i < p->env.config->n_destinations; i++)

@@ -8,6 +8,7 @@
 #include "dest/dest.h"
 #include "journal/journal.h"
 #include "pipeline/progress.h"
+#include "pipeline/unread.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -50,6 +51,8 @@ void pipeline_intake(const struct pipeline *p, size_t *ret_pending, size_t *ret_
 const char *pipeline_trouble(const struct pipeline *p);
 /* Whether that drop folder is there. */
 bool pipeline_watch_present(const struct pipeline *p, size_t index);
+/* What of it cannot be read. */
+const struct unread *pipeline_watch_unread(const struct pipeline *p, size_t index);
 
 /* Stops taking in, lets uploads finish until deadline_ms, writes every verdict (schedule.h); freed
  * before cb. */

@@ -197,7 +197,7 @@ void drop_in_print_word(const char *text)
     putchar('\'');
 }
 
-/* Who makes a drop folder makes it for those who write into it. */
+/* Who makes a drop folder makes it for those who write into it, and what lies above with it. */
 static bool is_drop_folder(const struct config *c, const char *path)
 {
     for (size_t i = 0; i < c->n_watches; i++)
@@ -206,14 +206,14 @@ static bool is_drop_folder(const struct config *c, const char *path)
     return false;
 }
 
-static void print_missing_folders(const struct config *c, const struct unit_words *lacking,
-                                  const char *user)
+static void print_missing_folders(const struct config *c, const struct unit_words *wanted,
+                                  const struct unit_words *lacking, const char *user)
 {
     struct stat st;
     bool any = false;
     for (size_t i = 0; i < lacking->n; i++) {
-        if (is_drop_folder(c, lacking->items[i]) || stat(lacking->items[i], &st) == 0 ||
-            errno != ENOENT)
+        if (is_drop_folder(c, lacking->items[i]) || !unit_words_has(wanted, lacking->items[i]) ||
+            stat(lacking->items[i], &st) == 0 || errno != ENOENT)
             continue;
         if (!any)
             puts("make the folders first that are missing, or the service does not start:");
@@ -238,7 +238,7 @@ int drop_in_print(const struct config *c, const struct unit *u, const char *user
     int missing = (int)lacking.n + (int)credentials.n + (in_tmp != NULL) + (in_home != NULL);
     if (missing > 0) {
         puts("");
-        print_missing_folders(c, &lacking, user);
+        print_missing_folders(c, &wanted, &lacking, user);
         printf("%s\n%s\n(then: systemctl daemon-reload && systemctl restart dcmferryd):\n\n"
                "[Service]\n",
                u->known ? "the service may not do all it has to; this is missing in"

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define UNREADABLE_SHOWN 5
+
 #define LEFT_MAX 1000 /* as far as the daemon counts */
 
 static void print_counts(const cJSON *counts, const char *what)
@@ -25,6 +27,24 @@ static void print_counts(const cJSON *counts, const char *what)
     puts(any ? "" : "none");
 }
 
+static void print_unreadable(const cJSON *folder)
+{
+    const cJSON *paths = cJSON_GetObjectItem(folder, "unreadable"), *path;
+    int n = cJSON_GetArraySize(paths), shown = 0;
+    if (n == 0)
+        return;
+    printf("%-12s  %d%s of it cannot be read, check owner and mode:\n", "", n,
+           cJSON_IsTrue(cJSON_GetObjectItem(folder, "more_unreadable")) ? " or more" : "");
+    cJSON_ArrayForEach(path, paths)
+    {
+        if (shown++ == UNREADABLE_SHOWN) {
+            printf("%-12s    and others\n", "");
+            break;
+        }
+        printf("%-12s    %s\n", "", path->valuestring);
+    }
+}
+
 static void print_status(const cJSON *s)
 {
     const cJSON *x;
@@ -34,8 +54,11 @@ static void print_status(const cJSON *s)
     if (*ask_text(s, "trouble"))
         printf("TROUBLE      %s\n", ask_text(s, "trouble"));
     cJSON_ArrayForEach(x, cJSON_GetObjectItem(s, "drop_folders"))
+    {
         printf("%-12s%s%s\n", "folder", ask_text(x, "path"),
                cJSON_IsFalse(cJSON_GetObjectItem(x, "present")) ? "  GONE" : "");
+        print_unreadable(x);
+    }
     cJSON_ArrayForEach(x, cJSON_GetObjectItem(s, "destinations"))
     {
         text_format_size((uint64_t)ask_number(x, "bytes_sent"), size);

@@ -133,6 +133,16 @@ static cJSON *describe_destination(const struct pipeline *p, size_t i)
     return o;
 }
 
+/* Nothing where all can be read. */
+static void describe_unread(cJSON *watch, const struct unread *u)
+{
+    cJSON *paths = u->n > 0 ? cJSON_AddArrayToObject(watch, "unreadable") : NULL;
+    for (size_t i = 0; i < u->n; i++)
+        cJSON_AddItemToArray(paths, cJSON_CreateString(u->paths[i]));
+    if (u->n > 0)
+        cJSON_AddBoolToObject(watch, "more_unreadable", u->more);
+}
+
 static cJSON *describe_pipeline(const struct pipeline *p)
 {
     cJSON *o = cJSON_CreateObject();
@@ -146,6 +156,7 @@ static cJSON *describe_pipeline(const struct pipeline *p)
         cJSON *w = cJSON_CreateObject();
         cJSON_AddStringToObject(w, "path", c->watches[i].path);
         cJSON_AddBoolToObject(w, "present", pipeline_watch_present(p, i));
+        describe_unread(w, pipeline_watch_unread(p, i));
         cJSON_AddItemToArray(watches, w);
     }
     cJSON *destinations = cJSON_AddArrayToObject(o, "destinations");

@@ -295,8 +295,16 @@ def test_unreadable_files_are_taken_once_they_can_be_read(sandbox, ferries, stam
     ferry.start(prefix=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
     wait_delivered(ferry, 1)
     assert ferry.fates().get("closed.dcm", "unknown") != "delivered"
+    ferry.wait(lambda: unreadable(ferry) == [str(ferry.inbox / "closed.dcm")], 20, "it to be shown")
+    shown = subprocess.run([ferry.command, "--config", ferry.config, "status"], capture_output=True, text=True).stdout
+    assert "cannot be read" in shown and "closed.dcm" in shown
     (ferry.inbox / "closed.dcm").chmod(0o644)
     wait_delivered(ferry, 2, 60)
+    assert unreadable(ferry) == []
+
+
+def unreadable(ferry):
+    return ferry.status()["drop_folders"][0].get("unreadable", [])
 
 
 # ---- Routes ----

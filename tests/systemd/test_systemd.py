@@ -284,7 +284,8 @@ def test_the_journal_has_the_fields(machine, service):
     assert not leaked, leaked[:3]
 
 
-def test_the_unit_is_hardened(machine):
+def test_the_unit_is_watched_and_hardened(machine):
+    assert (machine.show("WatchdogUSec"), machine.show("Restart")) == ("1min", "on-failure")
     machine.run("systemd-analyze", "verify", "dcmferryd.service")
     machine.run("systemd-analyze", "security", "--no-pager", "--threshold=16", "dcmferryd.service")
 
