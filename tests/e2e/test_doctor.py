@@ -17,7 +17,7 @@ import pytest
 import dicom
 from ferry import ferries  # noqa: F401
 from sandbox import ACCOUNT_KEY, API_KEY
-from test_network import Certificates
+from test_network import PROXY_PASSWORD, Certificates, proxy  # noqa: F401
 
 OTHER_KEY = "cccccccc-3333-4333-8333-333333333333"
 SETTLED = ["--destination", "cloud", "--wait", "0"]
@@ -361,6 +361,22 @@ def test_dead_proxy(ferries, sandbox, free_port, variable):
         assert variable in steps(answer, "warning")["proxy"]["text"]
         excepted = {**environment, "no_proxy": "example.org, 127.0.0.1"}
         assert doctor(ferry, "--read-only", *SETTLED, environment=excepted)[0] == 0
+
+
+def test_through_a_proxy(sandbox, ferries, proxy):  # noqa: F811
+    through = proxy(PROXY_PASSWORD)
+    ferry = ferries({"cloud": sandbox.url})
+    secret = ferry.root / "proxy_password"
+    secret.write_text(PROXY_PASSWORD)
+    secret.chmod(0o600)
+    ferry.write_config({"cloud": {"router": sandbox.url, "proxy": through.url, "proxy_user": "ferry",
+                                  "proxy_password": {"file": str(secret)}}})
+    code, answer, rows = report(ferry, "--yes", "--wait", "0", "--only", "pong,max-connections")
+    assert code == 0 and "connection to the proxy" in steps(answer, "ok")
+    assert {row["result"] for row in rows.values()} == {"holds"}
+    assert PROXY_PASSWORD not in json.dumps(answer)
+    secret.write_text("not this one")
+    failing(ferry, "router", "proxy")
 
 
 @pytest.fixture(scope="module")
