@@ -39,6 +39,7 @@ struct worker {
     bool used;            /* had a request */
     uint64_t deadline_ms; /* of the start, of the oldest request, of the idle time or of the end */
     uint64_t cpu_ms;      /* when the oldest request began */
+    uint64_t cpu_at_ms;   /* when that was asked: a millisecond has many requests */
     unsigned n;           /* slots in use: requests handed to it, the oldest first */
     struct slot slots[];
 };
@@ -160,8 +161,11 @@ static void end_worker(struct worker *w)
 
 static void begin_oldest(struct worker *w)
 {
-    w->deadline_ms = now_ms(w->pool) + w->pool->options.request_timeout_ms;
-    w->cpu_ms = process_cpu_ms(w->process);
+    uint64_t now = now_ms(w->pool);
+    w->deadline_ms = now + w->pool->options.request_timeout_ms;
+    if (w->cpu_at_ms != now)
+        w->cpu_ms = process_cpu_ms(w->process);
+    w->cpu_at_ms = now;
 }
 
 static void begin_idle(struct worker *w)
