@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -390,6 +391,18 @@ size_t intake_pending(const struct intake *in)
 size_t intake_settling(const struct intake *in)
 {
     return in->n_settling;
+}
+
+enum intake_place intake_find(const struct intake *in, const char *path, char *reason, size_t size)
+{
+    const struct intake_file *f;
+    HASH_FIND_STR(in->files, path, f);
+    if (!f)
+        return INTAKE_NOT_THERE;
+    if (!f->in_settling)
+        return INTAKE_WORKING;
+    snprintf(reason, size, "%s", f->err.text);
+    return INTAKE_SETTLING;
 }
 
 /* ---- The end ---- */

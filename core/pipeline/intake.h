@@ -56,6 +56,9 @@ const char *intake_relative(const struct config_watch *w, const char *path);
 /* Files in the works, and of them those that wait to become whole. */
 size_t intake_pending(const struct intake *in);
 size_t intake_settling(const struct intake *in);
+enum intake_place { INTAKE_NOT_THERE, INTAKE_WORKING, INTAKE_SETTLING };
+/* Whether that path is in the works; SETTLING also tells why it is not taken for whole. */
+enum intake_place intake_find(const struct intake *in, const char *path, char *reason, size_t size);
 /* What is not yet admitted is dropped (a scan finds it again); batches are not called back. cb when
  * all is quiet. */
 void intake_close(struct intake *in, void (*cb)(void *ctx), void *ctx);

@@ -53,7 +53,7 @@ struct pipeline {
     bool rebuilding;
     uint64_t rebuild_ms; /* until the next look whether it is */
     struct journal_rebuilt rebuilt;
-    unsigned n_journal_calls;
+    unsigned n_calls;        /* of the journal or the pool, not yet called back */
     struct held_query *held; /* a page of each is asked for, or being taken in */
     uv_timer_t crowded, rebuild;
     bool closing;
@@ -72,7 +72,7 @@ static void close_next_stage(struct pipeline *p);
 static void held_page(struct held_query *q)
 {
     q->files.op = (struct journal_op){.cb = held_found, .ctx = q};
-    q->pipeline->n_journal_calls++;
+    q->pipeline->n_calls++;
     journal_files(q->pipeline->env.journal, &q->files);
 }
 
@@ -112,7 +112,7 @@ static void held_found(struct journal_op *op, int status, const struct err *e)
     size_t n = 0;
     q->files.rows = NULL;
     q->files.n = 0;
-    p->n_journal_calls--;
+    p->n_calls--;
     if (status != 0)
         log_warning("held files cannot be listed: they stay held until the next start or reload",
                     LOG_STR("reason", e->text));
@@ -218,7 +218,7 @@ static void batch(struct watch *watch, unsigned token, const struct watch_file *
 static void rebuilt(struct journal_op *op, int status, const struct err *e)
 {
     struct pipeline *p = op->ctx;
-    p->n_journal_calls--;
+    p->n_calls--;
     if (status != 0)
         log_warning("the journal cannot note that it is rebuilt: the next start says it again",
                     LOG_STR("reason", e->text));
@@ -250,7 +250,7 @@ static void look_if_rebuilt(uv_timer_t *timer)
         return;
     }
     p->rebuilding = false;
-    p->n_journal_calls++;
+    p->n_calls++;
     p->rebuilt.op = (struct journal_op){.cb = rebuilt, .ctx = p};
     journal_rebuilt(p->env.journal, &p->rebuilt);
 }
@@ -472,7 +472,7 @@ bool pipeline_idle(const struct pipeline *p)
         if (schedule_in_flight(p->schedules[i]) > 0)
             return false;
     return all_taken_in(p) && !p->rebuilding && disposal_pending(p->disposal) == 0 &&
-           p->n_journal_calls == 0;
+           p->n_calls == 0;
 }
 
 void pipeline_kick(struct pipeline *p)
@@ -514,6 +514,51 @@ void pipeline_intake(const struct pipeline *p, size_t *ret_pending, size_t *ret_
 {
     *ret_pending = intake_pending(p->intake);
     *ret_settling = intake_settling(p->intake);
+}
+
+struct question {
+    struct pipeline *pipeline;
+    where_cb cb;
+    void *ctx;
+};
+
+static bool question_present(size_t watch, void *ctx)
+{
+    const struct question *q = ctx;
+    return pipeline_watch_present(q->pipeline, watch);
+}
+
+static const struct intake *question_intake(void *ctx)
+{
+    const struct question *q = ctx;
+    return q->pipeline->closing ? NULL : q->pipeline->intake;
+}
+
+static void answered(const char *state, const char *text, void *ctx)
+{
+    struct question *q = ctx;
+    struct pipeline *p = q->pipeline;
+    q->cb(state, text, q->ctx);
+    free(q);
+    p->n_calls--;
+    if (p->closing)
+        close_next_stage(p);
+}
+
+int pipeline_where(struct pipeline *p, const char *path, where_cb cb, void *ctx)
+{
+    struct question *q = malloc(sizeof *q);
+    if (!q)
+        return ERR_NOMEM;
+    *q = (struct question){.pipeline = p, .cb = cb, .ctx = ctx};
+    const struct where_handler handler = {
+        .present = question_present, .intake = question_intake, .cb = answered, .ctx = q};
+    int rc = where_ask(&p->env, path, &handler);
+    if (rc == 0)
+        p->n_calls++;
+    else
+        free(q);
+    return rc;
 }
 
 const char *pipeline_trouble(const struct pipeline *p)
@@ -577,7 +622,7 @@ static void free_pipeline(struct pipeline *p)
 
 static void close_next_stage(struct pipeline *p)
 {
-    if (p->n_closing > 0 || p->n_journal_calls > 0)
+    if (p->n_closing > 0 || p->n_calls > 0)
         return;
     p->n_closing++; /* a part may close at once */
     bool first = p->intake || p->n_watches > 0;

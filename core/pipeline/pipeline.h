@@ -9,6 +9,7 @@
 #include "journal/journal.h"
 #include "pipeline/progress.h"
 #include "pipeline/unread.h"
+#include "pipeline/where.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,6 +48,8 @@ size_t pipeline_in_flight(const struct pipeline *p, size_t index);
 void pipeline_totals(const struct pipeline *p, struct progress_totals *ret);
 /* Files being taken in, and of them those that wait to become whole. */
 void pipeline_intake(const struct pipeline *p, size_t *ret_pending, size_t *ret_settling);
+/* Why a file that the journal does not know has no fate yet (where.h). */
+int pipeline_where(struct pipeline *p, const char *path, where_cb cb, void *ctx);
 /* The text of the present local trouble (a full disk…), NULL if there is none. */
 const char *pipeline_trouble(const struct pipeline *p);
 /* Whether that drop folder is there. */

@@ -52,12 +52,17 @@ void watch_filter_free(struct watch_filter *f)
     memset(f, 0, sizeof *f);
 }
 
-static bool any_matches(char *const *globs, size_t n, const char *rel)
+static const char *first_match(char *const *globs, size_t n, const char *rel)
 {
     for (size_t i = 0; i < n; i++)
         if (text_glob(globs[i], rel, true))
-            return true;
-    return false;
+            return globs[i];
+    return NULL;
+}
+
+const char *watch_filter_excluded(const struct watch_filter *f, const char *rel)
+{
+    return first_match(f->exclude, f->n_exclude, rel);
 }
 
 bool watch_filter_folder(const struct watch_filter *f, const char *rel)
@@ -65,11 +70,11 @@ bool watch_filter_folder(const struct watch_filter *f, const char *rel)
     const char *slash = strrchr(rel, '/');
     if ((slash != NULL ? slash[1] : rel[0]) == '.')
         return false;
-    return !any_matches(f->exclude, f->n_exclude, rel);
+    return watch_filter_excluded(f, rel) == NULL;
 }
 
 bool watch_filter_file(const struct watch_filter *f, const char *rel)
 {
     return watch_filter_folder(f, rel) &&
-           (f->n_include == 0 || any_matches(f->include, f->n_include, rel));
+           (f->n_include == 0 || first_match(f->include, f->n_include, rel) != NULL);
 }

@@ -15,6 +15,8 @@ struct watch_filter {
 int watch_filter_init(struct watch_filter *f, const struct watch_options *o);
 void watch_filter_free(struct watch_filter *f);
 
+/* The glob of `exclude` that the path matches, NULL if none. */
+const char *watch_filter_excluded(const struct watch_filter *f, const char *rel);
 /* `rel` is the path relative to the drop folder. The folders above it have passed before. */
 bool watch_filter_file(const struct watch_filter *f, const char *rel);
 /* Whether the folder is gone into at all: `include` speaks of files and does not count here. */

@@ -14,6 +14,7 @@ struct command_options {
 
 int command_status(const struct command_options *o, int argc, char **argv);
 int command_files(const struct command_options *o, int argc, char **argv);
+int command_where(const struct command_options *o, int argc, char **argv);
 int command_retry(const struct command_options *o, int argc, char **argv);
 int command_hold(const struct command_options *o, int argc, char **argv);
 int command_release(const struct command_options *o, int argc, char **argv);

@@ -1,4 +1,6 @@
 /* dcmferry files: where is this study? */
+#include "files.h"
+
 #include "ask.h"
 #include "base/fsutil.h"
 
@@ -10,14 +12,13 @@
 
 #define UID_MAX_LENGTH 64 /* PS3.5 section 9.1 */
 
-static bool is_uid(const char *text)
+bool files_is_uid(const char *text)
 {
     size_t n = strspn(text, "0123456789.");
     return text[n] == '\0' && n <= UID_MAX_LENGTH && strchr(text, '.');
 }
 
-/* The journal knows whole paths only. */
-static void path_argument(struct buf *query, const char *path)
+void files_path_argument(struct buf *query, const char *path)
 {
     struct buf whole = {0};
     char *folder = path[0] == '/' ? NULL : getcwd(NULL, 0);
@@ -64,7 +65,7 @@ static void print_delivery(const cJSON *d)
     puts("");
 }
 
-static void print_file(const cJSON *f)
+void files_print(const cJSON *f)
 {
     const cJSON *d;
     const char *also = trouble(f);
@@ -81,9 +82,8 @@ static void print_file(const cJSON *f)
     cJSON_ArrayForEach(d, cJSON_GetObjectItem(f, "deliveries")) print_delivery(d);
 }
 
-/* Files by the query; a bare UID is that of a study or else of an instance. */
-static cJSON *find_files(const struct command_options *o, struct buf *query, const char *uid,
-                         int *ret_code)
+cJSON *files_find(const struct command_options *o, struct buf *query, const char *uid,
+                  int *ret_code)
 {
     static const char *const kinds[] = {"study", "instance"};
     cJSON *json = NULL;
@@ -128,7 +128,7 @@ int command_files(const struct command_options *o, int argc, char **argv)
     buf_put_str(&query, "/files");
     while ((c = getopt_long(argc, argv, "", options, &index)) != -1) {
         if (c == 'p') {
-            path_argument(&query, optarg);
+            files_path_argument(&query, optarg);
             continue;
         }
         if (c != 0) {
@@ -137,20 +137,20 @@ int command_files(const struct command_options *o, int argc, char **argv)
         }
         ask_argument(&query, options[index].name, optarg ? optarg : "1");
     }
-    if (optind < argc && is_uid(argv[optind]))
+    if (optind < argc && files_is_uid(argv[optind]))
         uid = argv[optind++];
     else if (optind < argc)
-        path_argument(&query, argv[optind++]);
+        files_path_argument(&query, argv[optind++]);
     if ((code = command_no_more(optind, argc, argv)) != 0) {
         buf_free(&query);
         return code;
     }
-    cJSON *json = find_files(o, &query, uid, &code);
+    cJSON *json = files_find(o, &query, uid, &code);
     buf_free(&query);
     const cJSON *f;
     if (json && cJSON_GetArraySize(json) == 0)
         puts("no files");
-    cJSON_ArrayForEach(f, json) print_file(f);
+    cJSON_ArrayForEach(f, json) files_print(f);
     cJSON_Delete(json);
     return code;
 }

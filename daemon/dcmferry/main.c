@@ -18,6 +18,8 @@ static const struct command commands[] = {
      "[--acknowledged]] "
      "[--limit N] [--offset N] [UID | PATH]",
      "where is this study? files with their deliveries, newest first"},
+    {"where", command_where, "PATH | UID",
+     "where is this? also a file that is left out, not whole yet or not readable, and why"},
     {"retry", command_retry,
      "[--delivery ID] [--file ID] [--destination NAME] [--study UID] [--anyway] [--all]",
      "try failed, waiting and rejected ones again now (--anyway: conflicts too)"},

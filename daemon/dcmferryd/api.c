@@ -17,6 +17,7 @@
 struct call {
     struct app *app;
     struct control_request *request;
+    cJSON *json;
     char *study, *instance, *path, *destination; /* copies: the peer may go before the answer */
     union {
         struct {
@@ -46,6 +47,7 @@ static void answer_error(struct control_request *r, unsigned status, const char 
 
 static void free_call(struct call *c)
 {
+    cJSON_Delete(c->json);
     free(c->study);
     free(c->instance);
     free(c->path);
@@ -272,6 +274,69 @@ static void files_call(struct call *c)
     journal_list(app_journal(c->app), &c->op.list);
 }
 
+/* Whether the newest row is of a file that stands at its path. */
+static bool one_stands(const cJSON *files)
+{
+    const cJSON *newest = cJSON_GetArrayItem(files, 0);
+    return newest && !cJSON_GetObjectItem(newest, "gone");
+}
+
+static void explained(const char *state, const char *why, void *ctx)
+{
+    struct call *c = ctx;
+    cJSON *o = c->json;
+    c->json = NULL;
+    cJSON_AddStringToObject(o, "state", state);
+    cJSON_AddStringToObject(o, "why", why);
+    finish(c, 200, o);
+}
+
+static void found(struct journal_op *op, int status, const struct err *e)
+{
+    struct call *c = op->ctx;
+    char *json = c->op.list.json;
+    if (status != 0) {
+        finish_error(c, e, status);
+        return;
+    }
+    cJSON *files = cJSON_Parse(json);
+    bool stands = one_stands(files);
+    cJSON_Delete(files);
+    c->json = cJSON_CreateObject();
+    cJSON_AddRawToObject(c->json, "files", json);
+    free(json);
+    struct pipeline *p = app_pipeline(c->app);
+    if (stands) {
+        cJSON *o = c->json;
+        c->json = NULL;
+        finish(c, 200, o);
+    } else if (!p) {
+        answer_error(c->request, 503, "reloading: try again");
+        free_call(c);
+    } else if (pipeline_where(p, c->path, explained, c) != 0) {
+        finish_error(c, NULL, ERR_NOMEM);
+    }
+}
+
+static void where_call(struct call *c)
+{
+    if (!copy_arguments(c)) {
+        free_call(c);
+        return;
+    }
+    if (!c->path || c->path[0] != '/') {
+        answer_error(c->request, 400, "path: an absolute path was expected");
+        free_call(c);
+        return;
+    }
+    c->op.list = (struct journal_list){.op = {.cb = found, .ctx = c},
+                                       .path = c->path,
+                                       .file_state = -1,
+                                       .delivery_state = -1,
+                                       .limit = 10};
+    journal_list(app_journal(c->app), &c->op.list);
+}
+
 /* ---- Acts ---- */
 
 static bool is_configured(const struct pipeline *p, const char *destination)
@@ -434,10 +499,15 @@ void api_request(struct app *a, struct control_request *r)
         const char *method, *path;
         void (*call)(struct call *c);
     } calls[] = {
-        {"GET", "/status", status_call},    {"GET", "/files", files_call},
-        {"POST", "/retry", retry_call},     {"POST", "/hold", hold_call},
-        {"POST", "/release", release_call}, {"POST", "/acknowledge", acknowledge_call},
-        {"POST", "/reload", reload_call},   {"POST", "/backup", backup_call},
+        {"GET", "/status", status_call},
+        {"GET", "/files", files_call},
+        {"GET", "/where", where_call},
+        {"POST", "/retry", retry_call},
+        {"POST", "/hold", hold_call},
+        {"POST", "/release", release_call},
+        {"POST", "/acknowledge", acknowledge_call},
+        {"POST", "/reload", reload_call},
+        {"POST", "/backup", backup_call},
         {"POST", "/pause", pause_call},
     };
     if (!app_journal(a)) {

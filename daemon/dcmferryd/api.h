@@ -1,7 +1,8 @@
 /* What the control socket offers, as JSON:
  *   GET  /status                                        destinations, drop folders, counts, trouble
  *   GET  /files?study=&instance=&path=&destination=&problems=1&acknowledged=1&limit=&offset=
- *   POST /retry|/hold|/release?delivery=&file=&destination=&study=&anyway=1   {"changed": N}
+ *   GET  /where?path=     {"files": […as above], "state": …, "why": …}; the last two unless one
+ * stands POST /retry|/hold|/release?delivery=&file=&destination=&study=&anyway=1   {"changed": N}
  *     "and_later": true: the destination is held for what comes later, too; "still_held": true: a
  *     destination in question is
  *   POST /acknowledge?delivery=&file=&destination=&study=                     {"changed": N}

@@ -105,6 +105,60 @@ def test_numbers_are_whole_in_json(ferries, sandbox):
     assert '"mtime_ns":1700000000123456789' in run(ferry, "--json", "files")[1].replace(" ", "")
 
 
+def test_where_is_this_file(ferries, sandbox):
+    """Also one that has no fate: what keeps it out, or what it waits for."""
+    root = pathlib.Path(tempfile.mkdtemp())
+    try:
+        ferry = ferries({"cloud": sandbox.url})
+        ferry.write_config({"cloud": sandbox.url}, watch=[
+            {"exclude": ["*.tmp", "old/**"], "include": ["*.dcm", "*/*.dcm"], "settle_timeout": "60s", "recursive": True},
+            {"path": str(root), "mode": "poll", "settle": "60s", "settle_timeout": "60s", "recursive": False}])
+        sop = dicom.write(ferry.inbox / "good.dcm", study=STUDY)
+        whole = (ferry.inbox / "good.dcm").read_bytes()
+        for name, data in (("a.tmp", whole), ("old/b.dcm", whole), (".c.dcm", whole), ("d.ima", whole), ("cut.dcm", whole[:-50]),
+                           ("empty.dcm", b"")):
+            (ferry.inbox / name).parent.mkdir(exist_ok=True)
+            (ferry.inbox / name).write_bytes(data)
+        (ferry.inbox / "link.dcm").symlink_to("good.dcm")
+        (root / "young.dcm").write_bytes(whole)
+        (root / "sub").mkdir()
+        (root / "sub/deep.dcm").write_bytes(whole)
+        ferry.start()
+        ferry.wait(lambda: ferry.fates() == {"good.dcm": "delivered"} and ferry.status()["incomplete"] == 2, 30, "the good one")
+
+        def where(path):
+            return ferry.ask("where", str(path))
+
+        for path, state, why in (
+                (ferry.inbox / "a.tmp", "excluded", "excluded by the pattern *.tmp"),
+                (ferry.inbox / "old/b.dcm", "excluded", "excluded by the pattern old/**"),
+                (ferry.inbox / ".c.dcm", "excluded", "begin with a dot"),
+                (ferry.inbox / "d.ima", "excluded", "no pattern of `include`"),
+                (ferry.inbox / "cut.dcm", "incomplete", "cut short"),
+                (ferry.inbox / "empty.dcm", "incomplete", "empty"),
+                (ferry.inbox / "link.dcm", "link", "symbolic link"),
+                (ferry.inbox / "none.dcm", "absent", "no file"),
+                (ferry.inbox, "folder", "drop folder"),
+                (root / "young.dcm", "settling", "`settle`"),
+                (root / "sub/deep.dcm", "excluded", "not `recursive`"),
+                ("/etc/hostname", "outside", "no drop folder")):
+            answer = where(path)
+            assert answer["files"] == [] and answer["state"] == state and why in answer["why"], (path, answer)
+        answer = where(ferry.inbox / "good.dcm")
+        assert [f["state"] for f in answer["files"]] == ["delivered"] and "why" not in answer
+        code, out, err = run(ferry, "where", "a.tmp", cwd=ferry.inbox)
+        assert (code, err) == (0, "") and out == "excluded  a.tmp\n    excluded by the pattern *.tmp\n", out
+        for uid in (STUDY, sop):
+            assert f"delivered  {ferry.inbox}/good.dcm" in run(ferry, "where", uid)[1]
+        assert "no file of that study or instance was read yet; 2 are" in run(ferry, "where", "1.2.3")[1]
+        assert run(ferry, "where")[0] == 2 and run(ferry, "where", "a", "b")[0] == 2
+        (ferry.inbox / "good.dcm").unlink()
+        ferry.ask("retry", "--all")  # looks at once
+        ferry.wait(lambda: where(ferry.inbox / "good.dcm").get("state") == "absent", 30, "its leaving to be seen")
+    finally:
+        shutil.rmtree(root)
+
+
 def test_unexpected_words(ferries, sandbox):
     ferry = ferries({"cloud": sandbox.url})  # it need not run
     for words in (["status", "now"], ["files", "1.2", "3.4"], ["retry", "--all", "7"], ["hold", "7"], ["release", "x"],

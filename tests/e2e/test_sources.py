@@ -298,6 +298,8 @@ def test_unreadable_files_are_taken_once_they_can_be_read(sandbox, ferries, stam
     ferry.wait(lambda: unreadable(ferry) == [str(ferry.inbox / "closed.dcm")], 20, "it to be shown")
     shown = subprocess.run([ferry.command, "--config", ferry.config, "status"], capture_output=True, text=True).stdout
     assert "cannot be read" in shown and "closed.dcm" in shown
+    answer = ferry.ask("where", str(ferry.inbox / "closed.dcm"))
+    assert answer["state"] in ("unreadable", "incomplete") and "denied" in answer["why"].lower(), answer
     (ferry.inbox / "closed.dcm").chmod(0o644)
     wait_delivered(ferry, 2, 60)
     assert unreadable(ferry) == []
