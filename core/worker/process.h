@@ -1,5 +1,5 @@
 /* One worker process and our end of its socketpair: start, send, receive, end. What its messages
- * mean is worker.c's affair. Loop thread only. */
+ * mean is worker_process.c's affair. Loop thread only. */
 #ifndef WORKER_PROCESS_H
 #define WORKER_PROCESS_H
 
