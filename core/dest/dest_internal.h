@@ -18,6 +18,7 @@ struct dest {
     size_t part_size, memory, memory_used;
     unsigned limit;
     struct dest_transfer *transfers;
+    struct dest_transfer *instances; /* those begun, by SOP Instance UID */
     unsigned in_flight;
     struct dest_transfer *start_line, *memory_line, *rate_line;
     struct dest_delivery *unstarted; /* no memory for a transfer; chained by their `state` */
@@ -55,6 +56,7 @@ void dest_line_leave(struct dest_transfer *t);
 
 /* dest_transfer.c */
 
+/* It comes back at once where another delivery of its instance is on its way. */
 void dest_transfer_start(struct dest_transfer *t);
 void dest_transfer_read(struct dest_transfer *t);
 void dest_transfer_hand_over(struct dest_transfer *t);

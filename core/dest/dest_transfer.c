@@ -34,6 +34,8 @@ static void finish(struct dest_transfer *t)
     struct dest_result result = t->result;
     drop_source(t);
     DL_DELETE(d->transfers, t);
+    if (t->hh.tbl)
+        HASH_DELETE(hh, d->instances, t);
     d->in_flight--;
     d->bytes_sent += result.bytes;
     if (d->breaker.probing && d->in_flight == 0)
@@ -158,13 +160,19 @@ void dest_want(struct dest_transfer *t)
         dest_line_memory(t);
 }
 
+static void begin(struct dest_transfer *t)
+{
+    t->state = OPENING;
+    dest_line_memory(t);
+}
+
 static void restart(struct dest_transfer *t)
 {
     t->attempt++;
     t->offset = 0;
     t->wanted = false;
     drop_source(t);
-    dest_transfer_start(t);
+    begin(t);
 }
 
 static void send_compared(struct dest_transfer *t);
@@ -329,8 +337,24 @@ void dest_transfer_read(struct dest_transfer *t)
     }
 }
 
+/* The journal hands out one delivery of an instance at a time, but one that has ended (its file
+ * vanished or was rewritten) may still be on its way: what it leaves at the destination must be
+ * known before the next is compared with it. */
 void dest_transfer_start(struct dest_transfer *t)
 {
-    t->state = OPENING;
-    dest_line_memory(t);
+    struct dest *d = t->dest;
+    const char *sop = t->delivery->sop_instance_uid;
+    struct dest_transfer *other;
+    struct err e;
+    HASH_FIND_STR(d->instances, sop, other);
+    if (other) {
+        err_set(&e, ERR_BUSY, "an older delivery of this instance is still on its way");
+        finish_with(t, DEST_RETRY, &e);
+        return;
+    }
+    HASH_ADD_KEYPTR(hh, d->instances, sop, strlen(sop), t);
+    if (t->hh.tbl)
+        begin(t);
+    else
+        fail_nomem(t);
 }

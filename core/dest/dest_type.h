@@ -4,6 +4,9 @@
 
 #include "dest/dest.h"
 
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
 struct dest_transfer;
 
 /* What a type does; `impl` is what its open made. */
@@ -52,6 +55,7 @@ struct dest_transfer {
     bool check_verdict_duplicate;
     struct dest_result result;
     struct dest_transfer *prev, *next;           /* all */
+    UT_hash_handle hh;                           /* those begun, by SOP Instance UID */
     struct dest_transfer *line_prev, *line_next; /* waits for memory or for the rate limit */
     int line;
 };

@@ -512,6 +512,29 @@ static void test_user_unknown(void **state)
     assert_non_null(strstr(f.result.err.text, "institution"));
 }
 
+/* A second delivery of an instance that is on its way comes back: nobody knows yet what it is to be
+ * compared with. */
+static void test_same_instance(void **state)
+{
+    struct rig_file f, other;
+    (void)state;
+    rig_sandbox("--fault", "answer-late=500:on=part", NULL);
+    rig_open();
+    rig_make(&f, "a", RIG_STUDY, RIG_STUDY ".1.1", 1000, 1);
+    rig_make(&other, "b", RIG_STUDY, RIG_STUDY ".1.1", 1000, 2);
+    rig_send(&f);
+    rig_send(&other);
+    rig_wait(&other, 1);
+    assert_verdict(&other, DEST_RETRY);
+    assert_int_equal(f.done, 0);
+    assert_false(other.result.uncertain);
+    rig_wait(&f, 1);
+    assert_verdict(&f, DEST_DELIVERED);
+    assert_int_equal(rig_receipts(&f), 1);
+    rig_deliver(&other); /* it is free again */
+    assert_verdict(&other, DEST_DELIVERED);
+}
+
 /* What is not DICOM is refused, twice, and then given up; others go on. */
 static void test_refused(void **state)
 {
@@ -805,6 +828,7 @@ int main(int argc, char **argv)
         T(breaker),
         T(keys_replaced),
         T(user_unknown),
+        T(same_instance),
         T(refused),
         T(close),
         T(close_deadline),
