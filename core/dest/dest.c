@@ -10,6 +10,8 @@
 
 #define FAILURES_TO_OPEN 3
 #define AUTH_PROBE_MS    30000U
+#define LEAST_REFUSALS   8
+#define MOST_REFUSED_MS  (24U * 60 * 60 * 1000)
 
 void dest_changed(struct dest *d)
 {
@@ -135,6 +137,10 @@ int dest_open(struct dest **ret, const struct dest_env *env,
     d->breaker.max_ms = config->retry_max_ms;
     d->breaker.auth_min_ms =
         config->retry_max_ms < AUTH_PROBE_MS ? config->retry_max_ms : AUTH_PROBE_MS;
+    d->refusals.least = LEAST_REFUSALS;
+    d->refusals.least_ms = config->retry_max_ms;
+    d->refusals.most_ms =
+        config->retry_max_ms > MOST_REFUSED_MS ? config->retry_max_ms : MOST_REFUSED_MS;
     dest_bucket_init(&d->bucket, config->rate_limit, clock_monotonic_ms());
     int status = d->type->open(&d->impl, d, env, config, e);
     if (status) {
@@ -168,7 +174,8 @@ unsigned dest_capacity(const struct dest *d)
         return 0;
     if (d->breaker.open)
         return dest_breaker_allows(&d->breaker, clock_monotonic_ms()) ? 1 : 0;
-    return d->in_flight < d->limit ? d->limit - d->in_flight : 0;
+    unsigned limit = dest_refusals_all(&d->refusals) ? 1 : d->limit;
+    return d->in_flight < limit ? limit - d->in_flight : 0;
 }
 
 void dest_send(struct dest *d, struct dest_delivery *delivery)
@@ -218,6 +225,7 @@ static void on_handle_closed(uv_handle_t *handle)
         return;
     void (*cb)(void *ctx) = d->closed_cb;
     void *ctx = d->closed_ctx;
+    dest_refusals_clear(&d->refusals);
     free(d);
     cb(ctx);
 }

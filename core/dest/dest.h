@@ -26,7 +26,8 @@ enum dest_verdict {
                        its folder */
     DEST_CONFLICT,  /* the destination has other bytes under this UID (from us) */
     DEST_RETRY,     /* transient: later */
-    DEST_FAILED,    /* permanent: not this delivery */
+    DEST_FAILED,    /* permanent: not this delivery. A refusal counts as permanent only after many:
+                       dest_refusals.h */
     DEST_VANISHED,  /* the source is gone */
     DEST_CHANGED,   /* the source is another one now: take it in again */
     DEST_ABANDONED, /* not begun or safely given up (dest_cancel, destination stopped): queue it

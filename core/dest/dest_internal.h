@@ -5,6 +5,7 @@
 
 #include "dest/dest_breaker.h"
 #include "dest/dest_bucket.h"
+#include "dest/dest_refusals.h"
 #include "dest/dest_type.h"
 
 enum dest_transfer_state { OPENING, HASHING, REREADING, SENDING, CHECKING };
@@ -24,6 +25,7 @@ struct dest {
     struct dest_delivery *unstarted; /* no memory for a transfer; chained by their `state` */
     struct dest_breaker breaker;
     struct dest_bucket bucket;
+    struct dest_refusals refusals;
     struct err last_error;
     bool was_up;
     uint64_t retry_after_ms; /* of the last failure */

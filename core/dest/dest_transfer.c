@@ -2,6 +2,8 @@
  * with the sibling) -> the type sends it, part by part -> check the source again -> one result. */
 #include "dest/dest_internal.h"
 
+#include "base/clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -40,6 +42,8 @@ static void finish(struct dest_transfer *t)
     d->bytes_sent += result.bytes;
     if (d->breaker.probing && d->in_flight == 0)
         dest_breaker_unprobed(&d->breaker);
+    if (result.verdict != DEST_RETRY && result.verdict != DEST_ABANDONED)
+        dest_refusals_forget(&d->refusals, delivery->id);
     delivery->state = NULL;
     free(t);
     delivery->cb(delivery, &result);
@@ -184,6 +188,7 @@ void dest_done(struct dest_transfer *t, const struct dest_outcome *o)
     t->result.bytes += o->bytes;
     memcpy(t->result.remote_id, o->remote_id, sizeof(t->result.remote_id));
     if (o->status == 0) {
+        dest_refusals_accepted(&d->refusals, clock_monotonic_ms());
         check(t);
         return;
     }
@@ -191,12 +196,19 @@ void dest_done(struct dest_transfer *t, const struct dest_outcome *o)
         send_compared(t); /* the sibling's order is not there any more */
         return;
     }
+    bool doubt = t->sent_before;
     t->sent_before = t->sent_before || o->uncertain || o->bytes > 0;
     if (o->again && t->attempt + 1 < MAX_ATTEMPTS && !d->closing) {
         restart(t);
         return;
     }
-    t->result.uncertain = o->status != ERR_REFUSED && (o->uncertain || t->sent_before);
+    if (o->status == ERR_REFUSED) { /* this time nothing is left there */
+        t->result.uncertain = doubt;
+        bool over = dest_refusals_add(&d->refusals, t->delivery->id, clock_monotonic_ms());
+        finish_with(t, over ? DEST_FAILED : DEST_RETRY, &o->err);
+        return;
+    }
+    t->result.uncertain = o->uncertain || t->sent_before;
     t->result.retry_after_ms = d->retry_after_ms;
     finish_with(t, verdict_of(o->status), &o->err);
 }
@@ -352,6 +364,8 @@ void dest_transfer_start(struct dest_transfer *t)
         finish_with(t, DEST_RETRY, &e);
         return;
     }
+    /* What is known of folder and upload session was made anew after its first refusal. */
+    t->attempt = dest_refusals_has(&d->refusals, t->delivery->id) ? 1 : 0;
     HASH_ADD_KEYPTR(hh, d->instances, sop, strlen(sop), t);
     if (t->hh.tbl)
         begin(t);

@@ -67,7 +67,7 @@ void dest_want(struct dest_transfer *t);
 void dest_release(struct dest *d, uint8_t *buffer, size_t size);
 
 struct dest_outcome {
-    int status; /* 0: it is there (or filed) */
+    int status; /* 0: it is there (or filed); ERR_REFUSED: the destination said no */
     struct err err;
     bool again;
     bool uncertain;

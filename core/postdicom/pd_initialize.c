@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <utlist.h>
 
+#define RENEW_MS 15000U /* longer than a session counts as lost right after it was opened */
+
 struct opening {
     struct pd_call call;
     struct pd_upload *upload;
@@ -27,6 +29,17 @@ static void burst_ready(struct pd_transfer *t)
     }
 }
 
+/* A refused Initialize may mean that the server no longer knows the session. In one that was opened
+ * for that reason just now it means something else. */
+static bool may_renew(struct pd_upload *u)
+{
+    uint64_t now = clock_monotonic_ms();
+    if (u->renewed_ms > 0 && now - u->renewed_ms < RENEW_MS)
+        return false;
+    u->renewed_ms = now;
+    return true;
+}
+
 static void on_initialized(struct pd_call *c, int status, const struct pd_answer *a,
                            const struct err *e)
 {
@@ -34,6 +47,7 @@ static void on_initialized(struct pd_call *c, int status, const struct pd_answer
     struct pd_upload *u = o->upload;
     struct pd_burst *b = o->burst;
     struct err refused;
+    bool renew = false;
     if (status && pd_transfer_resendable(c, status, o->sends)) {
         o->sends++;
         pd_session_send(u->session, &o->call);
@@ -41,15 +55,17 @@ static void on_initialized(struct pd_call *c, int status, const struct pd_answer
     }
     free(o->json);
     free(o);
-    if (status == 0 && a->ok && pd_answer_id(a->root, "SessionUniqueUuid", b->uuid)) {
+    if (status == 0 && a->ok &&
+        (pd_answer_id(a->root, "SessionUniqueUuid", b->uuid) ||
+         pd_answer_id(a->result, "SessionUniqueUuid", b->uuid))) {
         b->state = b->state == PD_BURST_ENDED ? PD_BURST_ENDED : PD_BURST_READY;
-    } else if (status == 0 && a->ok && pd_answer_id(a->result, "SessionUniqueUuid", b->uuid)) {
-        b->state = b->state == PD_BURST_ENDED ? PD_BURST_ENDED : PD_BURST_READY;
+        u->renewed_ms = 0;
     } else {
         if (status == 0) {
-            status =
-                err_set(&refused, ERR_SESSION, "the server does not open an upload session: %s",
-                        a->text[0] ? a->text : "(it gives no reason)");
+            renew = may_renew(u);
+            status = err_set(&refused, renew ? ERR_SESSION : ERR_REFUSED,
+                             "the server does not open an upload session: %s",
+                             a->text[0] ? a->text : "(it gives no reason)");
             e = &refused;
         }
         pd_bursts_end(&u->bursts, b);
@@ -69,7 +85,7 @@ static void on_initialized(struct pd_call *c, int status, const struct pd_answer
             burst_ready(t);
     }
     pd_bursts_release(&u->bursts, b);
-    if (e == &refused)
+    if (renew)
         pd_session_renew(u->session, generation);
 }
 

@@ -4,8 +4,8 @@
  *
  * Failure modes: a part without an answer is sent again (see pd_part), MAX_SENDS times in all; a
  * lost session, and the first refusal of a file, start the file over under a fresh upload session
- * (a refused Initialize renews the session), since the server's texts are not known well enough to
- * tell one refusal from another; a second refusal is the file's fault. */
+ * (a refused Initialize renews the session, now and then), since the server's texts are not known
+ * well enough to tell one refusal from another; a second one is the end of this try. */
 #include "postdicom/pd_upload_internal.h"
 
 #include <stdlib.h>

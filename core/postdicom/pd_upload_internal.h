@@ -49,6 +49,7 @@ struct pd_upload {
     struct pd_folders *folders;
     struct pd_bursts bursts;
     struct pd_filed filed;
+    uint64_t renewed_ms; /* a refused Initialize renewed the session; 0: not since one was taken */
     void (*release)(uint8_t *buffer, size_t size, void *ctx);
     void *ctx;
 };

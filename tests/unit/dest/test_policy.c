@@ -1,6 +1,7 @@
 /* Breaker and rate limit: pure. */
 #include "dest/dest_breaker.h"
 #include "dest/dest_bucket.h"
+#include "dest/dest_refusals.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -144,12 +145,62 @@ static void test_bucket_burst(void **state)
     assert_in_range(n, 240, 260);
 }
 
+/* Given up only when it was refused often, for long, and others were taken meanwhile. */
+static void test_refusals(void **state)
+{
+    struct dest_refusals r = {.least = 3, .least_ms = 100, .most_ms = 1000};
+    (void)state;
+    dest_refusals_accepted(&r, 0);
+    for (uint64_t now = 10; now < 1000; now += 10) /* nothing else is taken */
+        assert_false(dest_refusals_add(&r, 7, now));
+    assert_false(dest_refusals_add(&r, 8, 1000));
+    assert_true(dest_refusals_add(&r, 7, 1010)); /* a day */
+    dest_refusals_forget(&r, 7);
+    assert_false(dest_refusals_has(&r, 7));
+    assert_false(dest_refusals_add(&r, 7, 1020)); /* from the start again */
+    dest_refusals_accepted(&r, 1020);
+    assert_false(dest_refusals_add(&r, 7, 1030));
+    assert_false(dest_refusals_add(&r, 7, 1119)); /* three times, but not long enough */
+    assert_true(dest_refusals_add(&r, 7, 1120));
+    /* Long enough, but not three times. */
+    assert_false(dest_refusals_add(&r, 9, 2000));
+    dest_refusals_accepted(&r, 2050);
+    assert_false(dest_refusals_add(&r, 9, 2500));
+    assert_true(dest_refusals_add(&r, 9, 2501));
+    dest_refusals_clear(&r);
+}
+
+static void test_refusals_all(void **state)
+{
+    struct dest_refusals r = {.least = 3, .least_ms = 100, .most_ms = 1000};
+    (void)state;
+    for (uint64_t i = 0; i < 3; i++)
+        dest_refusals_add(&r, i, i);
+    assert_false(dest_refusals_all(&r));
+    dest_refusals_add(&r, 3, 3);
+    assert_true(dest_refusals_all(&r));
+    dest_refusals_accepted(&r, 4);
+    assert_false(dest_refusals_all(&r));
+    /* Bounded: what came first is counted to its end, then there is room for others. */
+    for (uint64_t i = 10; i < 20000; i++)
+        assert_false(dest_refusals_add(&r, i, 10));
+    assert_true(dest_refusals_has(&r, 10));
+    assert_false(dest_refusals_has(&r, 19999));
+    dest_refusals_forget(&r, 10);
+    assert_false(dest_refusals_add(&r, 19999, 11));
+    assert_true(dest_refusals_has(&r, 19999));
+    assert_false(dest_refusals_add(&r, 30000, 2000)); /* one that was not tried for so long goes */
+    assert_true(dest_refusals_has(&r, 30000));
+    dest_refusals_clear(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_opens),  cmocka_unit_test(test_one_probe),
-        cmocka_unit_test(test_delays), cmocka_unit_test(test_auth_and_retry_after),
-        cmocka_unit_test(test_bucket), cmocka_unit_test(test_bucket_burst),
+        cmocka_unit_test(test_opens),    cmocka_unit_test(test_one_probe),
+        cmocka_unit_test(test_delays),   cmocka_unit_test(test_auth_and_retry_after),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_refusals_all),
+        cmocka_unit_test(test_bucket),   cmocka_unit_test(test_bucket_burst),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
