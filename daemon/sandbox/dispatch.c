@@ -7,7 +7,6 @@
 #include "sandbox/sessions.h"
 #include "sandbox/upload.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +25,7 @@ int64_t request_number(const struct request *r, const char *name, int64_t max)
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(r->params, name);
 
     if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0) || item->valuedouble > (double)max ||
-        item->valuedouble != floor(item->valuedouble))
+        item->valuedouble != (double)(int64_t)item->valuedouble)
         return -1;
     return (int64_t)item->valuedouble;
 }
