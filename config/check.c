@@ -3,14 +3,12 @@
 #include "config/read.h"
 
 #include "base/fsutil.h"
+#include "config/look.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -18,6 +16,7 @@ struct check {
     struct reading *r;
     struct config *c;
     const struct node *root;
+    struct looks *looks; /* NULL: paths are taken as text only */
 };
 
 static const struct node *item(const struct check *k, const char *list, size_t i)
@@ -27,33 +26,30 @@ static const struct node *item(const struct check *k, const char *list, size_t i
     return node != NULL && i < node->n ? node->items[i] : NULL;
 }
 
-/* Symbolic links resolved as far as the path exists; just a copy if paths are not to be looked at.
- * NULL: no memory. */
+/* NULL if paths are not to be looked at, or it does not answer. */
+static const struct look_answer *seen(const struct check *k, const char *path)
+{
+    const struct look *look = looks_get(k->looks, path);
+
+    return look != NULL && look->answered ? &look->answer : NULL;
+}
+
+/* Symbolic links resolved as far as the path exists; just a copy if it was not looked at. NULL: no
+ * memory. */
 static char *resolve(const struct check *k, const char *path)
 {
-    char *copy = strdup(path), *end, *real = NULL, *result = NULL;
+    const struct look_answer *a = seen(k, path);
+    char *result = NULL;
 
-    if (copy == NULL || !k->r->check_paths)
-        return copy;
-    end = copy + strlen(copy);
-    for (;;) {
-        real = realpath(copy[0] != '\0' ? copy : "/", NULL);
-        if (real != NULL || end == copy)
-            break;
-        /* Take one component off; what is off stays behind in `path`. */
-        while (end > copy && *--end != '/')
-            ;
-        *end = '\0';
-    }
-    if (real != NULL &&
-        asprintf(&result, "%s%s", strcmp(real, "/") == 0 ? "" : real, path + (end - copy)) < 0)
-        result = NULL;
-    if (result != NULL && result[0] == '\0') {
+    if (a == NULL || a->real[0] == '\0')
+        return strdup(path);
+    if (asprintf(&result, "%s%s", strcmp(a->real, "/") == 0 ? "" : a->real,
+                 path + (a->length == 1 ? 0 : a->length)) < 0)
+        return NULL;
+    if (result[0] == '\0') {
         free(result);
         result = strdup("/");
     }
-    free(real);
-    free(copy);
     return result;
 }
 
@@ -101,15 +97,14 @@ static void check_overlap(const struct check *k, size_t i)
     fault_path(key, key, "path");
     for (size_t j = 0; j < i && path != NULL; j++) {
         const char *other = k->c->watches[j].path;
-        struct stat a, b;
         const char *how = NULL;
 
         if (other == NULL)
             continue;
+        const struct look_answer *a = seen(k, path), *b = seen(k, other);
         /* The same folder may be mounted twice. */
-        if (same(k, path, other) ||
-            (k->r->check_paths && stat(path, &a) == 0 && stat(other, &b) == 0 &&
-             a.st_dev == b.st_dev && a.st_ino == b.st_ino))
+        if (same(k, path, other) || (a != NULL && b != NULL && a->error == 0 && b->error == 0 &&
+                                     a->device == b->device && a->inode == b->inode))
             how = "is the same folder as";
         else if (within(k, path, other))
             how = "lies inside";
@@ -123,19 +118,27 @@ static void check_overlap(const struct check *k, size_t i)
     }
 }
 
+/* What all folders of the template lie in. NULL: no memory. */
+static char *move_folder(const struct config_watch *w)
+{
+    char *literal = template_literal_prefix(w->move_to);
+    char *folder = literal != NULL ? fsutil_normalise(literal) : NULL;
+
+    free(literal);
+    return folder;
+}
+
 static void check_move(const struct check *k, size_t i)
 {
     const struct config_watch *w = &k->c->watches[i];
     const struct node *node = item(k, "watch", i);
     struct config_mark mark = node_mark(node_get(node, "after_upload"), "move");
-    char key[FAULT_PATH_SIZE], retention[FAULT_PATH_SIZE], *literal, *prefix;
+    char key[FAULT_PATH_SIZE], retention[FAULT_PATH_SIZE], *prefix;
 
     fault_path_index(key, "watch", i);
     fault_path(retention, key, "retention");
     fault_path(key, key, "after_upload.move");
-    literal = template_literal_prefix(w->move_to);
-    prefix = literal != NULL ? fsutil_normalise(literal) : NULL;
-    free(literal);
+    prefix = move_folder(w);
     if (prefix == NULL) {
         k->r->faults->nomem = true;
         return;
@@ -282,52 +285,47 @@ static void check_routes(const struct check *k)
 
 /* --- the file system --- */
 
+/* Whether there is an answer to go by; a fault, unless what is silent now may be `awaited`. */
+static bool answers(const struct check *k, const char *path, struct config_mark mark,
+                    const char *key, bool awaited)
+{
+    if (seen(k, path) != NULL)
+        return true;
+    if (!awaited || k->r->paths != CONFIG_PATHS_START)
+        fault_add(k->r->faults, mark, key,
+                  "%s does not answer within %d s: look for a mount whose server is gone", path,
+                  LOOK_DEADLINE_MS / 1000);
+    return false;
+}
+
 /* A folder that is made when needed: it, or the nearest that exists above it, must be one to write
  * in. */
 static void check_creatable(const struct check *k, const char *path, struct config_mark mark,
-                            const char *key)
+                            const char *key, bool awaited)
 {
-    char *at = strdup(path);
-    struct stat st;
-
-    if (at == NULL) {
-        k->r->faults->nomem = true;
+    if (!answers(k, path, mark, key, awaited))
         return;
-    }
-    while (stat(at, &st) != 0) {
-        char *slash = strrchr(at, '/');
-        if (errno != ENOENT || slash == NULL || strcmp(at, "/") == 0) {
-            fault_add(k->r->faults, mark, key, "%s cannot be reached: %s", at, strerror(errno));
-            free(at);
-            return;
-        }
-        slash[slash == at] = '\0';
-    }
-    if (!S_ISDIR(st.st_mode))
-        fault_add(k->r->faults, mark, key, "%s is not a folder", at);
-    else if (access(at, W_OK | X_OK) != 0)
-        fault_add(k->r->faults, mark, key, "cannot write in %s: %s", at, strerror(errno));
-    free(at);
+    const struct look_answer *a = seen(k, path);
+    int length = (int)a->length;
+    if (a->length_error != 0)
+        fault_add(k->r->faults, mark, key, "%.*s cannot be reached: %s", length, path,
+                  strerror(a->length_error));
+    else if (!a->length_folder)
+        fault_add(k->r->faults, mark, key, "%.*s is not a folder", length, path);
+    else if (a->write_error != 0)
+        fault_add(k->r->faults, mark, key, "cannot write in %.*s: %s", length, path,
+                  strerror(a->write_error));
 }
 
 static void check_state(const struct check *k)
 {
     struct config_mark mark = node_mark(k->root, "state");
-    char *at = resolve(k, k->c->state);
-    struct err e = {0};
-    bool network = false;
+    const struct look_answer *a = seen(k, k->c->state);
 
-    check_creatable(k, k->c->state, mark, "state");
-    while (at != NULL && fsutil_is_network(at, &network, &e) != 0 && strcmp(at, "/") != 0) {
-        char *slash = strrchr(at, '/'); /* not made yet: ask what it will be made in */
-        slash[slash == at] = '\0';
-    }
-    if (at == NULL)
-        k->r->faults->nomem = true;
-    if (network)
+    check_creatable(k, k->c->state, mark, "state", false);
+    if (a != NULL && a->network)
         fault_add(k->r->faults, mark, "state",
                   "lies on a network file system, where a journal is not safe: use a local disk");
-    free(at);
 }
 
 static void check_drop_folder(const struct check *k, size_t i)
@@ -335,38 +333,37 @@ static void check_drop_folder(const struct check *k, size_t i)
     const char *path = k->c->watches[i].path;
     struct config_mark mark = node_mark(item(k, "watch", i), "path");
     char key[FAULT_PATH_SIZE];
-    struct stat st;
 
     fault_path_index(key, "watch", i);
     fault_path(key, key, "path");
-    if (stat(path, &st) != 0)
-        fault_add(k->r->faults, mark, key, "%s cannot be reached: %s", path, strerror(errno));
-    else if (!S_ISDIR(st.st_mode))
+    if (!answers(k, path, mark, key, true)) {
+        k->c->watches[i].silent = true;
+        return;
+    }
+    const struct look_answer *a = seen(k, path);
+    if (a->error != 0)
+        fault_add(k->r->faults, mark, key, "%s cannot be reached: %s", path, strerror(a->error));
+    else if (!a->folder)
         fault_add(k->r->faults, mark, key, "%s is not a folder", path);
-    else if (access(path, R_OK | X_OK) != 0)
-        fault_add(k->r->faults, mark, key, "%s cannot be read: %s", path, strerror(errno));
+    else if (a->enter_error != 0)
+        fault_add(k->r->faults, mark, key, "%s cannot be read: %s", path, strerror(a->enter_error));
 }
 
 static void check_readable(const struct check *k, const struct node *map, const char *parent,
                            const char *name, const char *path)
 {
     char key[FAULT_PATH_SIZE];
-    struct stat st;
-    int fd, error = 0;
 
     if (path == NULL)
         return;
     fault_path(key, parent, name);
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &st) != 0)
-        error = errno;
-    else if (!S_ISREG(st.st_mode))
-        error = EISDIR;
+    if (!answers(k, path, node_mark(map, name), key, false))
+        return;
+    const struct look_answer *a = seen(k, path);
+    int error = a->error != 0 ? a->error : a->folder ? EISDIR : a->open_error;
     if (error != 0)
         fault_add(k->r->faults, node_mark(map, name), key, "%s cannot be read: %s", path,
                   error == EISDIR ? "not a regular file" : strerror(error));
-    if (fd >= 0)
-        close(fd);
 }
 
 static void check_secret(const struct check *k, const struct node *map, const char *parent,
@@ -378,6 +375,9 @@ static void check_secret(const struct check *k, const struct node *map, const ch
     if (secret->source == SECRET_NONE)
         return;
     fault_path(key, parent, name);
+    if (secret->source == SECRET_FILE &&
+        !answers(k, secret->reference, node_mark(map, name), key, false))
+        return;
     int status = secret_read(secret, &value, &e);
     if (status == ERR_NOMEM)
         k->r->faults->nomem = true;
@@ -403,14 +403,14 @@ static void check_file_system(const struct check *k)
         if (w->rejected != NULL) {
             char below[FAULT_PATH_SIZE];
             fault_path(below, key, "rejected");
-            check_creatable(k, w->rejected, node_mark(node, "rejected"), below);
+            check_creatable(k, w->rejected, node_mark(node, "rejected"), below, true);
         }
         if (w->move_to != NULL) {
-            char below[FAULT_PATH_SIZE], *prefix = template_literal_prefix(w->move_to);
+            char below[FAULT_PATH_SIZE], *prefix = move_folder(w);
             fault_path(below, key, "after_upload.move");
             if (prefix != NULL)
-                check_creatable(k, prefix, node_mark(node_get(node, "after_upload"), "move"),
-                                below);
+                check_creatable(k, prefix, node_mark(node_get(node, "after_upload"), "move"), below,
+                                true);
             else
                 k->r->faults->nomem = true;
             free(prefix);
@@ -430,11 +430,46 @@ static void check_file_system(const struct check *k)
     }
 }
 
+static bool add_secret(struct looks *l, const struct secret *secret)
+{
+    return secret->source != SECRET_FILE || looks_add(l, secret->reference);
+}
+
+/* At every path that a check asks about. */
+static bool look(struct check *k)
+{
+    const struct config *c = k->c;
+    bool ok;
+
+    k->looks = looks_new();
+    ok = k->looks != NULL && looks_add(k->looks, c->state);
+    for (size_t i = 0; ok && i < c->n_watches; i++) {
+        const struct config_watch *w = &c->watches[i];
+        char *prefix = w->move_to != NULL ? move_folder(w) : NULL;
+        ok = (w->move_to == NULL || prefix != NULL) && looks_add(k->looks, w->path) &&
+             looks_add(k->looks, w->rejected) && looks_add(k->looks, prefix);
+        free(prefix);
+    }
+    for (size_t i = 0; ok && i < c->n_destinations; i++) {
+        const struct config_destination *d = &c->destinations[i];
+        ok =
+            looks_add(k->looks, d->ca_file) && looks_add(k->looks, d->client_cert) &&
+            looks_add(k->looks, d->client_key) && add_secret(k->looks, &d->postdicom.account_key) &&
+            add_secret(k->looks, &d->postdicom.api_key) && add_secret(k->looks, &d->proxy_password);
+    }
+    return ok && looks_run(k->looks, k->r->paths == CONFIG_PATHS_START);
+}
+
 void check_config(struct reading *r, const struct node *root)
 {
     struct check k = {.r = r, .c = r->config, .root = root};
     const struct config *c = r->config;
 
+    if (r->paths != CONFIG_PATHS_UNSEEN && !look(&k)) {
+        r->faults->nomem = true;
+        looks_free(k.looks);
+        return;
+    }
     if (c->state != NULL)
         check_outside_watches(&k, c->state, node_mark(root, "state"), "state",
                               "the journal's own files would be taken for images");
@@ -451,6 +486,7 @@ void check_config(struct reading *r, const struct node *root)
     for (size_t i = 0; i < c->n_watches; i++)
         check_watch(&k, i);
     check_routes(&k);
-    if (r->check_paths)
+    if (r->paths != CONFIG_PATHS_UNSEEN)
         check_file_system(&k);
+    looks_free(k.looks);
 }

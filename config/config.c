@@ -238,11 +238,12 @@ static void read_root(struct reading *r, const struct node *root)
         check_config(r, root);
 }
 
-static int parse(const char *name, const char *text, size_t size, bool check_paths, bool exposed,
-                 struct config **ret_config, struct config_faults *ret_faults, char **ret_socket)
+static int parse(const char *name, const char *text, size_t size, enum config_paths paths,
+                 bool exposed, struct config **ret_config, struct config_faults *ret_faults,
+                 char **ret_socket)
 {
     struct fault_list faults = {0};
-    struct reading r = {.faults = &faults, .check_paths = check_paths, .exposed = exposed};
+    struct reading r = {.faults = &faults, .paths = paths, .exposed = exposed};
     struct node *root;
     bool nomem;
 
@@ -270,14 +271,14 @@ static int parse(const char *name, const char *text, size_t size, bool check_pat
     return nomem ? ERR_NOMEM : ERR_CONFIG;
 }
 
-int config_parse(const char *name, const char *text, size_t size, bool check_paths,
+int config_parse(const char *name, const char *text, size_t size, enum config_paths paths,
                  struct config **ret_config, struct config_faults *ret_faults)
 {
-    return parse(name, text, size, check_paths, false, ret_config, ret_faults, NULL);
+    return parse(name, text, size, paths, false, ret_config, ret_faults, NULL);
 }
 
 /* *ret_socket, if asked for, is set when there are faults, and to NULL if it is not known then. */
-static int load(const char *path, bool check_paths, struct config **ret_config,
+static int load(const char *path, enum config_paths paths, struct config **ret_config,
                 struct config_faults *ret_faults, char **ret_socket)
 {
     struct stat st = {0};
@@ -298,17 +299,17 @@ static int load(const char *path, bool check_paths, struct config **ret_config,
         fault_finish(&faults, ret_faults);
         return status == ERR_NOMEM ? ERR_NOMEM : ERR_CONFIG;
     }
-    status = parse(path, text, size, check_paths, (st.st_mode & (S_IRGRP | S_IROTH)) != 0,
-                   ret_config, ret_faults, ret_socket);
+    status = parse(path, text, size, paths, (st.st_mode & (S_IRGRP | S_IROTH)) != 0, ret_config,
+                   ret_faults, ret_socket);
     explicit_bzero(text, size); /* it may hold keys */
     free(text);
     return status;
 }
 
-int config_load(const char *path, bool check_paths, struct config **ret_config,
+int config_load(const char *path, enum config_paths paths, struct config **ret_config,
                 struct config_faults *ret_faults)
 {
-    return load(path, check_paths, ret_config, ret_faults, NULL);
+    return load(path, paths, ret_config, ret_faults, NULL);
 }
 
 char *config_control_socket(const char *path)
@@ -317,7 +318,7 @@ char *config_control_socket(const char *path)
     struct config_faults faults;
     char *found = NULL;
 
-    if (load(path, false, &c, &faults, &found) == 0) {
+    if (load(path, CONFIG_PATHS_UNSEEN, &c, &faults, &found) == 0) {
         found = c->control_socket;
         c->control_socket = NULL;
     }

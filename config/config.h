@@ -49,6 +49,7 @@ struct config_watch {
     uint64_t retention_ms; /* retention: 30d, for the folder moved to; 0 = for ever */
     char *rejected;        /* rejected: FOLDER; NULL: rejected files stay where they are */
     bool prune_empty;      /* prune_empty: false */
+    bool silent; /* not a key: it did not answer when paths were looked at (CONFIG_PATHS_START) */
 };
 
 enum config_check_existing { CONFIG_CHECK_UNCERTAIN, CONFIG_CHECK_ALWAYS, CONFIG_CHECK_NEVER };
@@ -141,14 +142,20 @@ struct config_faults {
     size_t n;
 };
 
+/* Paths may be told to exist, to be reachable, not to overlap and not to be on a network file
+ * system where that is refused, and secrets to be readable. Each gets 5 s to answer. */
+enum config_paths {
+    CONFIG_PATHS_UNSEEN, /* nothing of that */
+    CONFIG_PATHS_CHECK,  /* one that does not answer is a fault */
+    CONFIG_PATHS_START   /* …but drop folders, and what files are moved to: they may yet answer */
+};
+
 /* Reads and checks `path`. On failure returns ERR_CONFIG (or ERR_NOMEM) and *ret_faults holds every
- * fault, in the order of the file; on success *ret_config is the caller's to config_free.
- * `check_paths`: also that paths exist, are reachable, do not overlap and are not on a network file
- * system where that is refused, and that secrets can be read. */
-int config_load(const char *path, bool check_paths, struct config **ret_config,
+ * fault, in the order of the file; on success *ret_config is the caller's to config_free. */
+int config_load(const char *path, enum config_paths paths, struct config **ret_config,
                 struct config_faults *ret_faults);
 /* The same from memory; `name` stands for the path in messages. */
-int config_parse(const char *name, const char *text, size_t size, bool check_paths,
+int config_parse(const char *name, const char *text, size_t size, enum config_paths paths,
                  struct config **ret_config, struct config_faults *ret_faults);
 /* The control socket that the file tells, whatever else is wrong with it; malloc'ed. NULL: it
  * cannot be read, is not YAML, or `state` and `control` are missing or wrong. */

@@ -28,7 +28,7 @@ enum table_type {
 struct reading {
     struct config *config;
     struct fault_list *faults;
-    bool check_paths;
+    enum config_paths paths;
     bool exposed; /* others can read the file: no literal secrets in it */
 };
 

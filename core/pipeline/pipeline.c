@@ -1,6 +1,5 @@
 #include "pipeline/pipeline.h"
 
-#include "base/folder.h"
 #include "base/log.h"
 #include "pipeline/disposal.h"
 #include "pipeline/intake.h"
@@ -329,6 +328,7 @@ static int open_watch(struct pipeline *p, size_t index, const char *path, struct
     bool custody = path != c->path;
     struct watch_options options = {
         .path = path,
+        .silent = c->silent,
         .mode = modes[c->mode],
         .recursive = c->recursive,
         .follow_symlinks = c->follow_symlinks,
@@ -345,6 +345,8 @@ static int open_watch(struct pipeline *p, size_t index, const char *path, struct
     if (custody)
         options = (struct watch_options){
             .path = path,
+            .make = true,
+            .silent = c->silent,
             .mode = WATCH_MODE_POLL,
             .recursive = true,
             .poll_ms = c->rescan_ms > 0 ? c->rescan_ms : NEVER_MS,
@@ -371,9 +373,7 @@ static int open_watches(struct pipeline *p, struct err *e)
             continue;
         if (asprintf(&custody, "%s/" INTAKE_CUSTODY, c->watches[i].path) < 0)
             return err_set(e, ERR_NOMEM, "out of memory");
-        rc = folder_make(custody, 0700, e);
-        if (rc == 0)
-            rc = open_watch(p, i, custody, e);
+        rc = open_watch(p, i, custody, e);
         free(custody);
     }
     return rc;
@@ -564,6 +564,21 @@ int pipeline_where(struct pipeline *p, const char *path, where_cb cb, void *ctx)
 const char *pipeline_trouble(const struct pipeline *p)
 {
     return trouble_text(p->env.trouble);
+}
+
+bool pipeline_stuck(const struct pipeline *p)
+{
+    for (size_t i = 0; i < p->n_watches; i++) {
+        size_t watch = p->watches[i].index;
+        if (!p->watches[i].gone)
+            continue;
+        if (job_queue_pending_of(p->env.jobs, pipeline_mount(watch)) > 0)
+            return true;
+        for (size_t d = 0; d < p->env.config->n_destinations; d++)
+            if (schedule_sends_from(p->schedules[d], watch))
+                return true;
+    }
+    return false;
 }
 
 bool pipeline_watch_present(const struct pipeline *p, size_t index)

@@ -57,6 +57,9 @@ bool pipeline_watch_present(const struct pipeline *p, size_t index);
 /* What of it cannot be read. */
 const struct unread *pipeline_watch_unread(const struct pipeline *p, size_t index);
 
+/* Whether work hangs on a drop folder that does not answer: to close would take until it does. */
+bool pipeline_stuck(const struct pipeline *p);
+
 /* Stops taking in, lets uploads finish until deadline_ms, writes every verdict (schedule.h); freed
  * before cb. */
 void pipeline_close(struct pipeline *p, uint64_t deadline_ms, void (*cb)(void *ctx), void *ctx);

@@ -30,7 +30,7 @@ struct sending {
     bool gone; /* with its drop folder: it has not vanished */
     unsigned late_tries;
     struct trouble_waiter waiter;
-    struct sending *prev, *next; /* in `ready` until handed to the destination */
+    struct sending *prev, *next; /* in `ready` until handed to the destination, then in `out` */
 };
 
 struct schedule {
@@ -42,7 +42,7 @@ struct schedule {
     bool claiming, claim_again, closing, dest_closed, timer_closed;
     bool held; /* by an operator, as of the last claim */
     struct trouble_waiter claim_waiter;
-    struct sending *ready;
+    struct sending *ready, *out;
     size_t n_ready, n_unsettled;
     uv_timer_t timer;      /* the next waiting delivery is due */
     enum dest_health told; /* what the log said last */
@@ -258,6 +258,7 @@ static void sent(struct dest_delivery *d, const struct dest_result *result)
     struct sending *x = d->ctx;
     struct schedule *s = x->schedule;
     x->result = *result;
+    DL_DELETE(s->out, x);
     if (result->verdict == DEST_VANISHED) {
         x->job = (struct job){
             .work = look_work, .done = looked, .mount = pipeline_mount(x->watch), .data = x};
@@ -397,6 +398,7 @@ static void hand_over(struct schedule *s, struct sending *x)
         .ctx = x,
     };
     memcpy(x->delivery.sibling_sha256, row->sibling_sha256, sizeof x->delivery.sibling_sha256);
+    DL_APPEND(s->out, x);
     dest_send(s->dest, &x->delivery);
 }
 
@@ -515,6 +517,15 @@ const char *schedule_why(const struct schedule *s)
 size_t schedule_in_flight(const struct schedule *s)
 {
     return s->n_unsettled;
+}
+
+bool schedule_sends_from(const struct schedule *s, size_t watch)
+{
+    const struct sending *x;
+    DL_FOREACH(s->out, x)
+    if (x->watch == watch)
+        return true;
+    return false;
 }
 
 static void timer_closed(uv_handle_t *handle)

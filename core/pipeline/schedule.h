@@ -39,6 +39,8 @@ struct dest *schedule_dest(const struct schedule *s);
 const char *schedule_why(const struct schedule *s);
 /* Claimed deliveries that are not yet settled. */
 size_t schedule_in_flight(const struct schedule *s);
+/* Whether the destination is being sent a file of that drop folder. */
+bool schedule_sends_from(const struct schedule *s, size_t watch);
 /* Gives back what is not begun, lets the rest finish until deadline_ms, writes every verdict; freed
  * before cb. A verdict that local trouble (a full disk) keeps from being written for some seconds
  * is given up: its delivery stays `sending`, which the next start takes for uncertain. */

@@ -28,7 +28,9 @@ struct watch {
     uv_async_t async;
     uv_timer_t timer; /* the watchdog; the deadline once closing */
     uv_poll_t poll;
+    enum watch_mode mode;
     bool polling; /* `poll` is initialised */
+    bool started; /* the folder answered: inotify or not is decided */
     unsigned open_handles;
     unsigned generation;
     unsigned tokens[WATCH_ORIGINS]; /* of the batch that is out, or 0 */
@@ -168,6 +170,34 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     watch_over(w);
 }
 
+/* The folder answered: the thread may go on. */
+static void start(struct watch *w)
+{
+    struct watch_channel *ch = &w->s->ch;
+    pthread_mutex_lock(&ch->lock);
+    bool network = ch->check_network;
+    pthread_mutex_unlock(&ch->lock);
+    bool poll = w->mode == WATCH_MODE_POLL || (w->mode == WATCH_MODE_AUTO && network);
+    int fd = poll ? -1 : inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if (fd >= 0 && uv_poll_init(w->loop, &w->poll, fd) == 0) {
+        w->polling = true;
+        w->open_handles++;
+        uv_poll_start(&w->poll, UV_READABLE, on_readable);
+    } else if (fd >= 0) {
+        close(fd);
+        fd = -1;
+    }
+    w->started = true;
+    w->hung = false;
+    pthread_mutex_lock(&ch->lock);
+    w->s->poll = poll;
+    w->s->folders.fd = fd; /* none though wanted: the walk finds that nothing can be watched */
+    ch->go = true;
+    pthread_cond_broadcast(&ch->wake);
+    pthread_mutex_unlock(&ch->lock);
+    watch_over(w);
+}
+
 /* --- giving out
  * --------------------------------------------------------------------------------------------------
  */
@@ -223,7 +253,7 @@ static void on_async(uv_async_t *async)
         return;
     struct watch_channel *ch = &w->s->ch;
     pthread_mutex_lock(&ch->lock);
-    bool working = ch->working, gone = ch->gone, ended = ch->ended;
+    bool working = ch->working, gone = ch->gone, ended = ch->ended, checked = ch->checked;
     bool resume = ch->relay_stalled && ch->relay_size == 0;
     ch->relay_stalled = ch->relay_stalled && !resume;
     pthread_mutex_unlock(&ch->lock);
@@ -232,6 +262,8 @@ static void on_async(uv_async_t *async)
             end(w);
         return;
     }
+    if (!w->started && checked)
+        start(w);
     if (resume)
         uv_poll_start(&w->poll, UV_READABLE, on_readable);
     if (working)
@@ -306,6 +338,7 @@ static struct watch_scanner *make_scanner(const struct watch_options *o)
     s->folders.fd = -1;
     s->recursive = o->recursive;
     s->follow = o->follow_symlinks;
+    s->make = o->make;
     s->settle_ms = o->settle_ms;
     s->poll_ms = o->poll_ms != 0 ? o->poll_ms : 1;
     s->rescan_ms = o->rescan_ms;
@@ -338,16 +371,17 @@ static int start_thread(struct watch *w)
 }
 
 /* Waits, but not for ever, for the thread's first look at the folder. */
-static int first_look(struct watch *w, bool *network, struct err *e)
+static int first_look(struct watch *w, uint64_t wait_ms, bool *answered, struct err *e)
 {
     struct watch_channel *ch = &w->s->ch;
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += OPEN_WAIT_MS / 1000;
+    until.tv_sec += (time_t)(wait_ms / 1000);
     pthread_mutex_lock(&ch->lock);
     while (!ch->checked && pthread_cond_timedwait(&ch->wake, &ch->lock, &until) == 0)
         ;
-    *network = !ch->checked || ch->check_network; /* one that does not answer surely is one */
+    *answered = ch->checked;
+    ch->late = !ch->checked;
     int rc = ch->checked ? ch->check_code : 0;
     if (rc != 0 && e != NULL)
         *e = ch->check_err;
@@ -369,6 +403,7 @@ int watch_open(struct watch **ret, uv_loop_t *loop, const struct watch_options *
     }
     w->handler = *handler;
     w->loop = loop;
+    w->mode = options->mode;
     uv_async_init(loop, &w->async, on_async);
     uv_timer_init(loop, &w->timer);
     w->open_handles = 2;
@@ -381,29 +416,18 @@ int watch_open(struct watch **ret, uv_loop_t *loop, const struct watch_options *
         uv_close((uv_handle_t *)&w->timer, handle_closed);
         return err_set_errno(e, errnum, "cannot start the thread of a watch");
     }
-    bool network;
-    int rc = first_look(w, &network, e);
+    bool answered;
+    int rc = first_look(w, options->silent ? 0 : OPEN_WAIT_MS, &answered, e);
     if (rc != 0) {
         watch_close(w, OPEN_WAIT_MS, NULL, NULL);
         return rc;
     }
-    bool poll = options->mode == WATCH_MODE_POLL || (options->mode == WATCH_MODE_AUTO && network);
-    int fd = poll ? -1 : inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-    if (fd >= 0 && uv_poll_init(loop, &w->poll, fd) == 0) {
-        w->polling = true;
-        w->open_handles++;
-        uv_poll_start(&w->poll, UV_READABLE, on_readable);
-    } else if (fd >= 0) {
-        close(fd);
-        fd = -1;
+    if (answered) {
+        start(w);
+    } else {
+        w->hung = true;
+        uv_async_send(&w->async); /* says so */
     }
-    pthread_mutex_lock(&w->s->ch.lock);
-    w->s->poll = poll;
-    w->s->folders.fd = fd; /* none though wanted: the walk finds that nothing can be watched */
-    w->s->ch.go = true;
-    pthread_cond_broadcast(&w->s->ch.wake);
-    pthread_mutex_unlock(&w->s->ch.lock);
-    watch_over(w);
     *ret = w;
     return 0;
 }

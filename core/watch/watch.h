@@ -33,6 +33,8 @@ enum watch_mode { WATCH_MODE_AUTO, WATCH_MODE_INOTIFY, WATCH_MODE_POLL };
 
 struct watch_options {
     const char *path;     /* absolute, normalised; must be a folder when the watch opens */
+    bool make;            /* …or is made then, for ourselves (0700) */
+    bool silent;          /* it did not answer a moment ago: not waited for */
     enum watch_mode mode; /* AUTO: inotify, poll on network file systems */
     bool recursive;
     bool follow_symlinks; /* links are followed, only to targets inside the tree that the scan would
@@ -84,9 +86,9 @@ struct watch_handler {
 };
 
 /* Options and handler are copied. The first scan starts at once; batches come from the loop only.
- * Waits for the first look at the folder, for 2 s at most: a mount that does not answer is watched
- * by polling and told of as gone. After a failure the loop must run on a little, to close handles.
- */
+ * Waits for the first look at the folder, for 2 s at most, and not for a `silent` one: a mount that
+ * does not answer is told of as gone, and taken up whenever it does. After a failure the loop must
+ * run on a little, to close handles. */
 int watch_open(struct watch **ret, uv_loop_t *loop, const struct watch_options *options,
                const struct watch_handler *handler, struct err *e);
 void watch_batch_done(struct watch *w, unsigned token);

@@ -2,9 +2,11 @@
 #include "watch/watch_scanner.h"
 
 #include "base/clock.h"
+#include "base/folder.h"
 #include "base/fsutil.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -438,29 +440,63 @@ static bool wait_for_work(struct watch_scanner *s)
     return !stop;
 }
 
-/* The first look, for watch_open. */
-static bool check(struct watch_scanner *s)
+/* In a folder that is there: what it lies in is not ours to make. */
+static int make_root(struct watch_scanner *s, struct err *e)
 {
-    struct err e = {0};
-    bool network = false;
-    int code = 0;
+    char above[PATH_MAX];
     struct stat st;
+    const char *slash = strrchr(s->root, '/');
+    snprintf(above, sizeof above, "%.*s/.", (int)(slash - s->root), s->root);
+    if (stat(above, &st) != 0)
+        return err_set_errno(e, errno, "the drop folder cannot be opened");
+    return folder_make(s->root, 0700, e);
+}
+
+static int look_first(struct watch_scanner *s, bool *network, struct err *e)
+{
+    struct stat st;
+    int code = s->make ? make_root(s, e) : 0;
+    if (code != 0)
+        return code;
     if (stat(s->root, &st) != 0)
-        code = err_set_errno(&e, errno, "the drop folder cannot be opened");
-    else if (!S_ISDIR(st.st_mode))
-        code = err_set(&e, ERR_INVALID, "the drop folder is not a folder");
-    else if (access(s->root, R_OK | X_OK) != 0)
-        code = err_set_errno(&e, errno,
+        return err_set_errno(e, errno, "the drop folder cannot be opened");
+    if (!S_ISDIR(st.st_mode))
+        return err_set(e, ERR_INVALID, "the drop folder is not a folder");
+    if (access(s->root, R_OK | X_OK) != 0)
+        return err_set_errno(e, errno,
                              "the drop folder cannot be read; give the service's user "
                              "read and search permission on it");
-    else
-        code = fsutil_is_network(s->root, &network, &e);
-    pthread_mutex_lock(&s->ch.lock);
-    s->ch.check_code = code;
-    s->ch.check_err = e;
-    s->ch.check_network = network;
-    s->ch.checked = true;
+    return fsutil_is_network(s->root, network, e);
+}
+
+/* The first look, for watch_open; of one that it did not wait for, as many as it takes. */
+static bool check(struct watch_scanner *s)
+{
+    for (;;) {
+        struct err e = {0};
+        bool network = false;
+        int code = look_first(s, &network, &e);
+        pthread_mutex_lock(&s->ch.lock);
+        if (code == 0 || !s->ch.late || s->ch.stop) {
+            s->ch.check_code = code;
+            s->ch.check_err = e;
+            s->ch.check_network = network;
+            s->ch.checked = true;
+            break;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += PROBE_MS / 1000;
+        while (!s->ch.stop && pthread_cond_timedwait(&s->ch.wake, &s->ch.lock, &until) == 0)
+            continue;
+        bool stop = s->ch.stop;
+        pthread_mutex_unlock(&s->ch.lock);
+        if (stop)
+            return false;
+    }
     pthread_cond_broadcast(&s->ch.wake);
+    if (s->ch.late)
+        wake_loop(s);
     while (!s->ch.go && !s->ch.stop)
         pthread_cond_wait(&s->ch.wake, &s->ch.lock);
     bool go = !s->ch.stop;

@@ -46,6 +46,7 @@ struct watch_channel {
     bool attention; /* something below changed */
     bool go;        /* watch_open has decided: polling or not */
     bool stop;
+    bool late; /* watch_open did not wait for the first look to end */
     bool rescan;
     char *relay; /* raw inotify events, WATCH_RELAY_SIZE */
     size_t relay_size;
@@ -92,7 +93,7 @@ struct watch_scanner {
     /* set by watch_open before the thread starts, or before `go` */
     char *root;
     size_t root_prefix; /* length of what stands before "/rel": 0 for the root "/" */
-    bool recursive, follow;
+    bool recursive, follow, make;
     uint64_t settle_ms, poll_ms, rescan_ms;
     struct watch_filter filter;
     bool poll; /* no inotify at all */

@@ -30,6 +30,7 @@ struct mount {
     uint64_t id;
     struct job_queue *queue;
     struct runner *idle; /* loop thread */
+    unsigned pending;    /* likewise: jobs submitted and not done */
     /* behind the queue's mutex */
     struct job *first, *last; /* waiting, in order */
     unsigned waiting;
@@ -91,6 +92,10 @@ static void maybe_free(struct job_queue *q)
 
 static void call_done(struct job_queue *q, struct job *job)
 {
+    struct mount *m;
+    HASH_FIND(hh, q->mounts, &job->mount, sizeof(job->mount), m);
+    if (m)
+        m->pending--;
     q->pending--;
     job->queue = NULL;
     q->calling++;
@@ -277,6 +282,7 @@ void job_submit(struct job_queue *q, struct job *job)
         return;
     }
     struct mount *m = find_mount(q, job->mount);
+    m->pending++;
     uv_mutex_lock(&q->mutex);
     if (m->first)
         m->last->next = job;
@@ -293,6 +299,13 @@ void job_submit(struct job_queue *q, struct job *job)
 unsigned job_queue_pending(const struct job_queue *q)
 {
     return q->pending;
+}
+
+unsigned job_queue_pending_of(const struct job_queue *q, uint64_t mount)
+{
+    struct mount *m;
+    HASH_FIND(hh, q->mounts, &mount, sizeof(mount), m);
+    return m ? m->pending : 0;
 }
 
 void job_queue_close(struct job_queue *q)

@@ -35,6 +35,8 @@ void job_submit(struct job_queue *q, struct job *job);
 /* Jobs submitted and not yet done. Work that runs cannot be canceled: a shutdown waits for 0, with
  * a deadline. */
 unsigned job_queue_pending(const struct job_queue *q);
+/* Those of one mount (0: of none are not counted). */
+unsigned job_queue_pending_of(const struct job_queue *q, uint64_t mount);
 /* No more jobs but of those that run (a source that was left closes its file); freed by the loop
  * when the last is done, which for work on a hung mount may be never. */
 void job_queue_close(struct job_queue *q);

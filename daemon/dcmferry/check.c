@@ -1,6 +1,8 @@
 /* dcmferry check: every fault of the configuration, and what the service's user may do with the
  * keys and folders it names. */
+#include "base/clock.h"
 #include "base/fsutil.h"
+#include "base/probe.h"
 #include "base/text.h"
 #include "config/config.h"
 #include "dcmferry.h"
@@ -21,6 +23,7 @@
 #include <unistd.h>
 
 #define STATE_ROOM_MIN (32ULL << 20)
+#define FOLDER_WAIT_MS 5000
 
 /* Makes, renames and removes a file as the daemon would; dot files are never taken for images. */
 static const char *try_write(const char *folder)
@@ -118,19 +121,60 @@ static void check_room(const char *state)
            size);
 }
 
+/* One of them, in a process of its own, which may hang. */
+struct folder {
+    const char *what, *path, *user;
+    enum access to;
+};
+
+struct verdict {
+    int faults;
+    char text[16384];
+};
+
+static void look_at_folder(const void *in, void *out)
+{
+    const struct folder *f = in;
+    struct verdict *v = out;
+    FILE *text = fmemopen(v->text, sizeof v->text, "w");
+    if (!text)
+        _exit(1);
+    stdout = text;
+    v->faults = check_folder(f->what, f->path, f->to, f->user);
+    if (f->to == TO_OWN)
+        check_room(f->path);
+    fclose(text);
+}
+
+static int try_folder(const char *what, const char *path, enum access to, const char *user)
+{
+    const struct folder f = {.what = what, .path = path, .user = user, .to = to};
+    struct verdict *v = calloc(1, sizeof *v);
+    struct probe p;
+    int faults = 1;
+    if (v && probe_start(&p, PROBE_PROCESS, look_at_folder, &f, sizeof f, v, sizeof *v) &&
+        probe_wait(&p, v, sizeof *v, clock_monotonic_ms() + FOLDER_WAIT_MS)) {
+        fputs(v->text, stdout);
+        faults = v->faults;
+    } else {
+        printf("%s %s: does not answer within %d s\n", what, path, FOLDER_WAIT_MS / 1000);
+    }
+    free(v);
+    return faults;
+}
+
 static int check_folders(const struct config *c, const char *user)
 {
-    int faults = check_folder("state folder", c->state, TO_OWN, user);
-    check_room(c->state);
+    int faults = try_folder("state folder", c->state, TO_OWN, user);
     for (size_t i = 0; i < c->n_watches; i++) {
         const struct config_watch *w = &c->watches[i];
         char *move = drop_in_move_folder(w);
-        faults += check_folder("drop folder", w->path,
-                               drop_in_writes_sources(w) ? TO_WRITE : TO_READ, user);
+        faults += try_folder("drop folder", w->path, drop_in_writes_sources(w) ? TO_WRITE : TO_READ,
+                             user);
         if (w->rejected)
-            faults += check_folder("rejected", w->rejected, TO_MAKE, user);
+            faults += try_folder("rejected", w->rejected, TO_MAKE, user);
         if (move)
-            faults += check_folder("moved to", move, TO_MAKE, user);
+            faults += try_folder("moved to", move, TO_MAKE, user);
         free(move);
     }
     return faults;
@@ -161,7 +205,8 @@ static bool look(const struct command_options *o, const struct config *c, const 
 {
     struct config *again = NULL;
     struct config_faults faults = {0};
-    bool bad = config_load(o->config_path, true, &again, &faults) != 0 && faults.n == 0;
+    bool bad =
+        config_load(o->config_path, CONFIG_PATHS_CHECK, &again, &faults) != 0 && faults.n == 0;
     for (size_t i = 0; i < faults.n; i++) {
         if (is_systemds(c, faults.items[i].text)) {
             printf("not tried, as systemd sees to it: %s\n", faults.items[i].text);
@@ -230,7 +275,7 @@ static int check(const struct command_options *o, const char *user, const struct
     struct config *config = NULL;
     struct config_faults faults = {0};
     const struct passwd *pw = getpwnam(user);
-    int code = config_load(o->config_path, false, &config, &faults) != 0;
+    int code = config_load(o->config_path, CONFIG_PATHS_UNSEEN, &config, &faults) != 0;
     if (pw) {
         code = look_as(o, config, pw, u) || code;
     } else {

@@ -131,7 +131,7 @@ static int choose_rows(struct doctor *d)
 static int load(struct doctor *d)
 {
     struct config_faults faults;
-    if (config_load(d->command->config_path, false, &d->config, &faults) != 0) {
+    if (config_load(d->command->config_path, CONFIG_PATHS_UNSEEN, &d->config, &faults) != 0) {
         for (size_t i = 0; i < faults.n; i++) {
             if (faults.items[i].mark.line > 0)
                 fprintf(stderr, "%s:%u:%u: %s\n", d->command->config_path,

@@ -1,6 +1,8 @@
 #include "drop_in.h"
 
+#include "base/clock.h"
 #include "base/fsutil.h"
+#include "base/probe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -8,7 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define FILE_NAME "/etc/systemd/system/dcmferryd.service.d/drop-folders.conf"
+#define PLACE_WAIT_MS 2000
+#define FILE_NAME     "/etc/systemd/system/dcmferryd.service.d/drop-folders.conf"
 
 bool drop_in_writes_sources(const struct config_watch *w)
 {
@@ -61,20 +64,39 @@ static void wanted_paths(const struct config *c, struct unit_words *p)
         watch_paths(&c->watches[i], p);
 }
 
-/* The device that the folder is on or will be made on; 0: unknown. */
-static dev_t device(const char *path)
+struct place {
+    bool missing;
+    dev_t device; /* that it is on or will be made on; 0: unknown */
+};
+
+static void look(const void *in, void *out)
 {
+    struct place *place = out;
     char at[4096];
     struct stat st;
-    if ((size_t)snprintf(at, sizeof at, "%s", path) >= sizeof at)
-        return 0;
+    if ((size_t)snprintf(at, sizeof at, "%s", (const char *)in) >= sizeof at)
+        return;
     while (stat(at, &st) != 0) {
         char *slash = strrchr(at, '/');
-        if (errno != ENOENT || !slash || slash == at)
-            return 0;
+        if (errno != ENOENT)
+            return;
+        place->missing = true;
+        if (!slash || slash == at)
+            return;
         *slash = '\0';
     }
-    return st.st_dev;
+    place->device = st.st_dev;
+}
+
+/* As far as it answers (base/probe.h). */
+static struct place place_of(const char *path)
+{
+    struct place place = {0};
+    struct probe p;
+    if (!probe_start(&p, PROBE_PROCESS, look, path, strlen(path) + 1, &place, sizeof place) ||
+        !probe_wait(&p, &place, sizeof place, clock_monotonic_ms() + PLACE_WAIT_MS))
+        place = (struct place){0};
+    return place;
 }
 
 /* Each path of ReadWritePaths= becomes a mount, and between two of them files can only be copied,
@@ -91,7 +113,7 @@ static char *folder_above(const struct unit_words *p)
             char *slash = strrchr(above, '/');
             slash[slash == above] = '\0';
         }
-        if (device(p->items[i]) != device(p->items[0]))
+        if (place_of(p->items[i]).device != place_of(p->items[0]).device)
             above[1] = '\0';
     }
     for (size_t i = 0; above && others[i]; i++)
@@ -209,11 +231,10 @@ static bool is_drop_folder(const struct config *c, const char *path)
 static void print_missing_folders(const struct config *c, const struct unit_words *wanted,
                                   const struct unit_words *lacking, const char *user)
 {
-    struct stat st;
     bool any = false;
     for (size_t i = 0; i < lacking->n; i++) {
         if (is_drop_folder(c, lacking->items[i]) || !unit_words_has(wanted, lacking->items[i]) ||
-            stat(lacking->items[i], &st) == 0 || errno != ENOENT)
+            !place_of(lacking->items[i]).missing)
             continue;
         if (!any)
             puts("make the folders first that are missing, or the service does not start:");

@@ -275,7 +275,8 @@ static void end_reload(struct app *a, int status, const char *text)
 static void load_work(uv_work_t *work)
 {
     struct app *a = work->data;
-    a->load_status = config_load(a->options.config_path, true, &a->next_config, &a->faults);
+    a->load_status =
+        config_load(a->options.config_path, CONFIG_PATHS_START, &a->next_config, &a->faults);
 }
 
 /* It was valid a moment ago and cannot be opened now: back to the old one. */
@@ -379,6 +380,16 @@ static void loaded(uv_work_t *work, int status)
         end_reload(a, ERR_CONFIG,
                    "`state` and `control` cannot change while running: restart the service; the "
                    "old configuration stays in force");
+        return;
+    }
+    if (!a->stopping && pipeline_stuck(a->pipeline)) {
+        static const char text[] =
+            "a drop folder does not answer, and files of it are being read: the old configuration "
+            "stays in force; reload again once it answers, or restart the service";
+        config_free(a->next_config);
+        a->next_config = NULL;
+        log_error(text);
+        end_reload(a, ERR_BUSY, text);
         return;
     }
     if (a->stopping) {

@@ -165,7 +165,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     struct config *config = NULL;
     struct config_faults faults = {0};
-    if (config_load(app.config_path, true, &config, &faults) != 0) {
+    enum config_paths paths = check ? CONFIG_PATHS_CHECK : CONFIG_PATHS_START;
+    if (config_load(app.config_path, paths, &config, &faults) != 0) {
         int code = tell_faults(app.config_path, &faults);
         config_faults_free(&faults);
         return code;

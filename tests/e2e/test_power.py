@@ -512,7 +512,7 @@ NEEDED = [
     ("plain", "SQLite: journal.db-wal"),
     ("plain", "make_one < move_away"),
     ("plain", "make_one < open_files"),
-    ("plain", "make_one < open_watches"),
+    ("plain", "make_one < make_root"),
     ("plain", "make_one < take_custody"),
     ("plain", "fsutil_unlink < move_away"),
     ("plain", "fsutil_unlink < touch_work"),

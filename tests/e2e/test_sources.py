@@ -17,39 +17,10 @@ from pydicom.uid import generate_uid
 
 import dicom
 from ferry import ferries  # noqa: F401
+from stamp import stamp, wait_delivered  # noqa: F401
 from test_ferry import assert_all_held, sha256
 
 QUEUED_EVENTS = pathlib.Path("/proc/sys/fs/inotify/max_queued_events")
-
-
-class Stamp:
-    """Many small instances quickly: one is made with pydicom, of the others only the UIDs differ."""
-
-    STUDY, SOP = "1.2.826.0.1.3680043.8.498.7001000", "1.2.826.0.1.3680043.8.498.9001000"
-
-    def __init__(self, folder, size=2048):
-        path = folder / "stamp.dcm"
-        dicom.write(path, self.STUDY, self.STUDY + ".1", self.SOP, size=size)
-        self.data = path.read_bytes()
-        self.n = 0
-        path.unlink()
-
-    def write(self, path, study=0):
-        self.n += 1
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.data.replace(self.SOP.encode(), f"{self.SOP[:-6]}{self.n:06}".encode())
-                         .replace(self.STUDY.encode(), f"{self.STUDY[:-3]}{study:03}".encode()))
-
-    def tree(self, folder, n):
-        """n files of n/60 studies in three levels; their SHA-256s."""
-        for i in range(n):
-            self.write(folder / f"day{i % 4}" / f"study{i % 12}" / f"series{i % 5}" / f"{i}.dcm", study=i // 60)
-        return {sha256(path) for path in folder.rglob("*.dcm")}
-
-
-@pytest.fixture(scope="module")
-def stamp(tmp_path_factory):
-    return Stamp(tmp_path_factory.mktemp("stamp"))
 
 
 def journal(ferry, query):
@@ -59,14 +30,6 @@ def journal(ferry, query):
         return db.execute(query).fetchall()
     finally:
         db.close()
-
-
-def wait_delivered(ferry, n, seconds=60):
-    def delivered():
-        status = ferry.status()
-        time.sleep(n / 5000)  # asking costs the machine something too
-        return status is not None and status["files"]["delivered"] >= n
-    ferry.wait(delivered, seconds, f"{n} files to be delivered")
 
 
 # ---- Drop folders ----
@@ -117,54 +80,6 @@ def test_inotify_overflow(sandbox, ferries, stamp):
     assert {sha for _, sha in sandbox.held()} == sums
     stamp.write(ferry.inbox / "d9/after.dcm")
     wait_delivered(ferry, 201)
-
-
-@pytest.fixture
-def mirror(tmp_path):
-    """A folder, its FUSE mirror, and the process that serves it."""
-    pytest.importorskip("fusepy", reason="python3-fusepy is not installed")
-    folder, mount = tmp_path / "behind", tmp_path / "mounted"
-    folder.mkdir()
-    mount.mkdir()
-    server = subprocess.Popen([sys.executable, pathlib.Path(__file__).parent / "fuse_mirror.py", folder, mount],
-                              stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 20
-    while not os.path.ismount(mount) and time.monotonic() < deadline and server.poll() is None:
-        time.sleep(0.02)
-    if server.poll() is not None:
-        pytest.skip(f"FUSE cannot be mounted here: {server.stderr.read()[-300:]}")
-    yield folder, mount, server
-    server.send_signal(signal.SIGCONT)
-    subprocess.run(["umount", "-l", mount], check=True)
-    server.terminate()
-    server.wait(20)
-
-
-def test_a_source_that_hangs_stops_nothing_else(sandbox, ferries, stamp, mirror):
-    folder, mount, server = mirror
-    ferry = ferries({"cloud": sandbox.url}, watch=[{}, {"path": str(mount), "poll_interval": "200ms", "settle": "200ms"}],
-                    top="shutdown_timeout: 1s", log_level="notice")
-    # The leak sanitizer would wait for threads that hang in the kernel.
-    ferry.environment["ASAN_OPTIONS"] = ferry.environment.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
-    ferry.start()
-    for i in range(5):
-        stamp.write(folder / f"{i}.dcm")
-    wait_delivered(ferry, 5)
-    server.send_signal(signal.SIGSTOP)
-    for i in range(5, 10):
-        stamp.write(folder / f"{i}.dcm")
-    time.sleep(1)  # long enough for the poll to run into it
-    for i in range(20):
-        stamp.write(ferry.inbox / f"{i}.dcm")
-    wait_delivered(ferry, 25, 20)
-    begin = time.monotonic()
-    code = ferry.stop(40)
-    took = time.monotonic() - begin
-    assert code in (0, 1) and took < 15, (code, took)  # shutdown_timeout, and ten seconds' grace
-    server.send_signal(signal.SIGCONT)
-    ferry.start()
-    wait_delivered(ferry, 30)
-    assert_all_held(ferry, sandbox)
 
 
 @pytest.fixture

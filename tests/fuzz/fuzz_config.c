@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct config *c = NULL;
     struct config_faults f;
-    int r = config_parse("fuzz", (const char *)data, size, false, &c, &f);
+    int r = config_parse("fuzz", (const char *)data, size, CONFIG_PATHS_UNSEEN, &c, &f);
 
     if ((r == 0) != (c != NULL) || (r == 0) != (f.n == 0))
         abort();

@@ -42,7 +42,7 @@ static struct config *parse(const char *text)
 {
     struct config *c = NULL;
     struct config_faults f;
-    int r = config_parse("test.yaml", text, strlen(text), false, &c, &f);
+    int r = config_parse("test.yaml", text, strlen(text), CONFIG_PATHS_UNSEEN, &c, &f);
 
     if (r != 0)
         fail_msg("%u:%u: %s", f.items[0].mark.line, f.items[0].mark.column, f.items[0].text);
@@ -329,7 +329,7 @@ static void test_load(void **state)
     assert_int_equal(mkdir(inbox, 0700), 0);
     write_file(key, "secret\n", 0600);
     write_file(path, text, 0600);
-    if (config_load(path, true, &c, &f) != 0)
+    if (config_load(path, CONFIG_PATHS_CHECK, &c, &f) != 0)
         fail_msg("%u:%u: %s", f.items[0].mark.line, f.items[0].mark.column, f.items[0].text);
     assert_string_equal(c->path, path);
     config_free(c);
@@ -337,7 +337,7 @@ static void test_load(void **state)
     const mode_t modes[] = {0640, 0604, 0644};
     for (size_t i = 0; i < 3; i++) {
         write_file(path, text, modes[i]);
-        assert_int_equal(config_load(path, false, &c, &f), ERR_CONFIG);
+        assert_int_equal(config_load(path, CONFIG_PATHS_UNSEEN, &c, &f), ERR_CONFIG);
         assert_null(c);
         assert_int_equal(f.n, 1);
         assert_int_equal(f.items[0].mark.line, 4);
@@ -348,14 +348,14 @@ static void test_load(void **state)
         config_faults_free(&f);
     }
     write_file(path, text, 0620); /* to write is not to read */
-    assert_int_equal(config_load(path, false, &c, &f), 0);
+    assert_int_equal(config_load(path, CONFIG_PATHS_UNSEEN, &c, &f), 0);
     config_free(c);
     unlink(path);
-    assert_int_equal(config_load(path, true, &c, &f), ERR_CONFIG);
+    assert_int_equal(config_load(path, CONFIG_PATHS_CHECK, &c, &f), ERR_CONFIG);
     assert_int_equal(f.n, 1);
     assert_int_equal(f.items[0].mark.line, 0);
     config_faults_free(&f);
-    assert_int_equal(config_load(dir, true, &c, &f), ERR_CONFIG);
+    assert_int_equal(config_load(dir, CONFIG_PATHS_CHECK, &c, &f), ERR_CONFIG);
     config_faults_free(&f);
     unlink(key);
     rmdir(inbox);

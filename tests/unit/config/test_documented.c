@@ -124,7 +124,7 @@ static void test_example_is_valid(void **state)
         struct config *c = NULL;
         struct config_faults f;
 
-        if (config_parse("example", texts[i], strlen(texts[i]), false, &c, &f) != 0)
+        if (config_parse("example", texts[i], strlen(texts[i]), CONFIG_PATHS_UNSEEN, &c, &f) != 0)
             fail_msg("%u:%u: %s", f.items[0].mark.line, f.items[0].mark.column, f.items[0].text);
         config_free(c);
     }

@@ -1,5 +1,6 @@
 /* Every kind of fault: its place and its text. */
 #include "config/config.h"
+#include "config/look.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,7 +31,8 @@ static void check(const char *text, bool check_paths, const struct fault *expect
 {
     struct config *c = NULL;
     struct config_faults f;
-    int r = config_parse("test.yaml", text, strlen(text), check_paths, &c, &f);
+    int r = config_parse("test.yaml", text, strlen(text),
+                         check_paths ? CONFIG_PATHS_CHECK : CONFIG_PATHS_UNSEEN, &c, &f);
     bool good = r == ERR_CONFIG && c == NULL && f.n == n;
 
     for (size_t i = 0; i < n && good; i++)
@@ -531,7 +533,7 @@ static void test_routes(void **state)
         char text[1024];
 
         snprintf(text, sizeof(text), "%s%s", STATE WATCH DEST, GOOD[i]);
-        if (config_parse("x", text, strlen(text), false, &c, &f) != 0)
+        if (config_parse("x", text, strlen(text), CONFIG_PATHS_UNSEEN, &c, &f) != 0)
             fail_msg("%s: %s", GOOD[i], f.items[0].text);
         config_free(c);
     }
@@ -587,13 +589,17 @@ static void test_all_at_once(void **state)
 
 /* --- with paths looked at --- */
 
-/* The linker puts this in the place of the real one: tests have no network file system. */
+/* The linker puts this in the place of the real one: tests have no network file system, nor one
+ * that does not answer. */
 static const char *network_path;
+static const char *hanging_path; /* and what begins with it */
 int __wrap_fsutil_is_network(const char *path, bool *ret, struct err *e);
 int __wrap_fsutil_is_network(const char *path, bool *ret, struct err *e)
 {
     struct stat st;
 
+    if (hanging_path != NULL && strncmp(path, hanging_path, strlen(hanging_path)) == 0)
+        sleep(3 * LOOK_DEADLINE_MS / 1000); /* nobody ends it */
     if (stat(path, &st) != 0)
         return err_set(e, ERR_VANISHED, "not there");
     *ret = network_path != NULL && strcmp(path, network_path) == 0;
@@ -711,6 +717,42 @@ static void test_paths(void **state)
     network_path = NULL;
 }
 
+/* A share is dead. That is a fault to tell, but no reason not to start; a dead state folder is. */
+static void test_silence(void **state)
+{
+    char dead[128], text[1024];
+    struct config *c;
+    struct config_faults f;
+
+    (void)state;
+    make("alive", NULL);
+    make("dead", NULL);
+    make("dead-sent", NULL);
+    snprintf(dead, sizeof(dead), "%s/dead", dir);
+    hanging_path = dead;
+    static const char TEXT[] = "state: %1$s/s\nwatch:\n  - path: %1$s/alive\n    after_upload: "
+                               "{move: '%1$s/dead-sent/{Modality}'}\n    rejected: "
+                               "%1$s/dead-sent/r\n  - path: %1$s/dead\n" OK_DEST ROUTE;
+    static const struct fault EXPECTED[] = {
+        {4, 26, "/dead-sent does not answer within 5 s"},
+        {5, 15, "/dead-sent/r does not answer within 5 s"},
+        {6, 11, "/dead does not answer within 5 s"},
+    };
+    snprintf(text, sizeof(text), TEXT, dir);
+    check(text, true, EXPECTED, 3);
+    assert_int_equal(config_parse("x", text, strlen(text), CONFIG_PATHS_START, &c, &f), 0);
+    assert_false(c->watches[0].silent);
+    assert_true(c->watches[1].silent);
+    config_free(c);
+    snprintf(text, sizeof(text), "state: %s\nwatch: [{path: '%s/alive'}]\n" OK_DEST ROUTE, dead,
+             dir);
+    assert_int_equal(config_parse("x", text, strlen(text), CONFIG_PATHS_START, &c, &f), ERR_CONFIG);
+    assert_int_equal(f.n, 1);
+    assert_non_null(strstr(f.items[0].text, "does not answer"));
+    config_faults_free(&f);
+    hanging_path = NULL;
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -719,7 +761,8 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-    static const char *const NAMES[] = {"link", "file", "empty", "in/sub", "in", ""};
+    static const char *const NAMES[] = {"link", "file",      "empty", "in/sub", "in",
+                                        "dead", "dead-sent", "alive", ""};
     int r = 0;
 
     (void)state;
@@ -737,7 +780,7 @@ int main(void)
         cmocka_unit_test(test_top),    cmocka_unit_test(test_missing),
         cmocka_unit_test(test_watch),  cmocka_unit_test(test_destinations),
         cmocka_unit_test(test_routes), cmocka_unit_test(test_all_at_once),
-        cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_paths),  cmocka_unit_test(test_silence),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -34,7 +34,7 @@ static void check(const char *text, size_t size)
 {
     struct config *c = NULL;
     struct config_faults f;
-    int r = config_parse("mutated", text, size, false, &c, &f);
+    int r = config_parse("mutated", text, size, CONFIG_PATHS_UNSEEN, &c, &f);
 
     if (r == 0) {
         assert_non_null(c);

@@ -60,7 +60,7 @@ static void check(const char *text, int expected)
         struct config_faults f;
 
         left = n;
-        int r = config_parse("x", text, strlen(text), true, &c, &f);
+        int r = config_parse("x", text, strlen(text), CONFIG_PATHS_CHECK, &c, &f);
         bool failed = left < 0;
         left = -1;
         /* What is only looked at, such as whether a path lies in another, may do without. */

@@ -39,7 +39,7 @@ static struct config *parse(const char *routes)
              "api_key: {env: B}}\n"
              "routes:\n%s",
              routes);
-    int rc = config_parse("test", text, strlen(text), false, &c, &faults);
+    int rc = config_parse("test", text, strlen(text), CONFIG_PATHS_UNSEEN, &c, &faults);
     for (size_t i = 0; i < faults.n; i++)
         print_error("%u:%u: %s\n", faults.items[i].mark.line, faults.items[i].mark.column,
                     faults.items[i].text);

@@ -94,6 +94,9 @@ static void test_hung_mount(void **state)
     for (unsigned i = 0; i < 10; i++)
         assert_false(hung[i].done);
     assert_int_equal(job_queue_pending(q), 10);
+    assert_int_equal(job_queue_pending_of(q, hung[0].job.mount), 10);
+    assert_int_equal(job_queue_pending_of(q, 8), 0);
+    assert_int_equal(job_queue_pending_of(q, 12345), 0);
     assert_int_not_equal(uv_sem_trywait(&gate.entered), 0); /* a third one has not started */
     for (unsigned i = 0; i < 10; i++)
         uv_sem_post(&gate.open);
