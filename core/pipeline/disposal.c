@@ -1,16 +1,14 @@
 #include "pipeline/disposal.h"
 
-#include "base/folder.h"
-#include "base/fsutil.h"
 #include "base/log.h"
 #include "pipeline/intake.h"
+#include "pipeline/source_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <uthash.h>
 #include <utlist.h>
@@ -32,7 +30,7 @@ struct item {
     char *target_folder;
     char *target; /* where it went */
     const char *note;
-    bool gone;
+    bool gone, read_only;
     struct err err;
     struct job job;
     struct dicom_read read;
@@ -137,101 +135,24 @@ static void finish(struct item *x)
     maybe_closed(d);
 }
 
-/* ---- On the pool: touch the file ---- */
-
-static bool same_version(const struct item *x, const struct stat *st)
-{
-    return S_ISREG(st->st_mode) && (uint64_t)st->st_size == x->size &&
-           (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec == x->mtime_ns;
-}
-
-static int move_away(struct item *x)
-{
-    const char *slash = strrchr(x->path, '/');
-    const char *name = slash ? slash + 1 : x->path;
-    for (unsigned i = 0; i < 10000; i++) {
-        char number[16] = "", *target;
-        if (i > 0)
-            snprintf(number, sizeof number, "~%u", i);
-        if (asprintf(&target, "%s/%s%s", x->target_folder, name, number) < 0)
-            return err_set(&x->err, ERR_NOMEM, "out of memory");
-        int rc = fsutil_move(x->path, target, &x->err);
-        if (rc == 0) {
-            x->target = target;
-            return 0;
-        }
-        free(target);
-        if (rc != ERR_EXISTS)
-            return rc;
-    }
-    return ERR_EXISTS;
-}
-
-/* Where the file lay, and where it was dropped if it was taken into custody from there; the drop
- * folder itself stays. */
-static void prune_parents(const struct item *x, const struct config_watch *w)
-{
-    const char *relative = intake_relative(w, x->path);
-    char *root = strndup(x->path, (size_t)(relative - x->path - 1)), *dropped = NULL;
-    if (asprintf(&dropped, "%s/%s", w->path, relative) < 0)
-        dropped = NULL;
-    if (root && dropped) {
-        folder_prune_above(x->path, root);
-        folder_prune_above(dropped, w->path);
-    }
-    free(root);
-    free(dropped);
-}
-
-static const char read_only[] = "read-only source: left as it is";
-
-/* Whether its folder lets files go; that the target may not be written to is another matter. */
-static bool may_unlink(const char *path)
-{
-    char *folder = strdup(path);
-    char *slash = folder ? strrchr(folder, '/') : NULL;
-    if (slash)
-        *slash = '\0';
-    bool may =
-        slash && faccessat(AT_FDCWD, slash == folder ? "/" : folder, W_OK | X_OK, AT_EACCESS) == 0;
-    free(folder);
-    return may;
-}
+/* ---- Touch the file ---- */
 
 static void touch_work(struct job *job)
 {
     struct item *x = item_of_job(job);
-    const struct config_watch *w = &x->disposal->env.config->watches[x->watch];
-    struct stat st;
-    x->err = (struct err){0};
-    if (lstat(x->path, &st) != 0) {
-        if (errno == ENOENT || errno == ENOTDIR)
-            x->gone = true;
-        else
-            err_set_errno(&x->err, errno, "the source cannot be looked at");
-        return;
-    }
-    if (!same_version(x, &st)) {
-        x->gone = true;
-        x->note = "another version stood at its path and was left";
-        return;
-    }
-    int rc = x->remove ? fsutil_unlink(x->path, &x->err) : move_away(x);
-    if (rc == 0 || rc == ERR_VANISHED) {
-        x->gone = true;
-        x->err = (struct err){0};
-        if (w->prune_empty)
-            prune_parents(x, w);
-    } else if (rc == ERR_ACCESS && !may_unlink(x->path)) {
-        x->note = read_only;
-        x->err = (struct err){0};
-    } else if (rc == ERR_EXISTS) {
-        x->note = "its place in the target folder is taken: left as it is";
-        x->err = (struct err){0};
-    }
+    struct source_file f = {.watch = &x->disposal->env.config->watches[x->watch],
+                            .path = x->path,
+                            .size = x->size,
+                            .mtime_ns = x->mtime_ns,
+                            .remove = x->remove,
+                            .target_folder = x->target_folder};
+    source_file_dispose(&f);
+    x->gone = f.gone;
+    x->target = f.target;
+    x->note = f.note;
+    x->read_only = f.read_only;
+    x->err = f.err;
 }
-
-/* ---- On the loop ---- */
 
 static void submit_touch(struct item *x);
 static void submit_record(struct item *x);
@@ -314,13 +235,13 @@ static void touched(struct job *job)
         return;
     }
     trouble_over(x->disposal->env.trouble, &x->waiter);
-    if (x->note == read_only && !folder_of(x)->told_readonly) {
+    if (x->read_only && !folder_of(x)->told_readonly) {
         folder_of(x)->told_readonly = true;
         log_warning(
             "files of a drop folder cannot be removed or moved: they are left, which is noted "
             "in the journal; see dcmferry check",
             LOG_UINT("watch", (uint64_t)x->watch + 1), LOG_PATH("path", x->path));
-    } else if (x->note && x->note != read_only)
+    } else if (x->note && !x->read_only)
         log_warning("a source file was left", LOG_UINT("file", x->file_id),
                     LOG_STR("reason", x->note), LOG_PATH("path", x->path));
     submit_record(x);

@@ -4,7 +4,6 @@
 #include "pipeline/intake_internal.h"
 
 #include "base/clock.h"
-#include "base/fsutil.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -18,11 +17,6 @@
 static void evaluate(struct intake_file *f);
 static void read_header(struct intake_file *f);
 static void admit(struct intake_file *f);
-
-static const struct config_watch *watch_of(const struct intake_file *f)
-{
-    return &f->intake->env.config->watches[f->watch];
-}
 
 void intake_file_clear(struct intake_file *f)
 {
@@ -50,21 +44,11 @@ static void unbind(struct intake_file *f)
     f->n_bind = 0;
 }
 
-static void wait_for_better_times(struct intake_file *f, void (*again)(struct trouble_waiter *w),
-                                  const struct err *e)
+void intake_file_wait(struct intake_file *f, void (*again)(struct trouble_waiter *w),
+                      const struct err *e)
 {
     f->waiter.again = again;
     trouble_wait(f->intake->env.trouble, &f->waiter, e);
-}
-
-static struct intake_file *file_of_waiter(struct trouble_waiter *w)
-{
-    return (struct intake_file *)((char *)w - offsetof(struct intake_file, waiter));
-}
-
-static struct intake_file *file_of_job(struct job *job)
-{
-    return (struct intake_file *)((char *)job - offsetof(struct intake_file, job));
 }
 
 /* The file cannot be taken in as it is: wait while it may become better, else reject it with the
@@ -99,7 +83,7 @@ static void open_failed(struct intake_file *f, int errnum)
 
 static void open_work(struct job *job)
 {
-    struct intake_file *f = file_of_job(job);
+    struct intake_file *f = intake_file_of_job(job);
     struct stat st;
     f->status = 0;
     f->err = (struct err){0};
@@ -129,7 +113,7 @@ static void look_up(struct intake_file *f)
 
 static void opened(struct job *job)
 {
-    struct intake_file *f = file_of_job(job);
+    struct intake_file *f = intake_file_of_job(job);
     if (f->intake->closing || f->status == ERR_VANISHED) {
         intake_file_finish(f);
         return;
@@ -169,7 +153,7 @@ static void looked_up(struct journal_op *op, int status, const struct err *err)
     if (f->intake->closing) {
         intake_file_finish(f);
     } else if (status != 0) {
-        wait_for_better_times(f, look_up_again, err);
+        intake_file_wait(f, look_up_again, err);
     } else {
         trouble_over(f->intake->env.trouble, &f->waiter);
         f->known_size = true;
@@ -286,15 +270,13 @@ static void bind_routes(struct intake_file *f, const char *key, const char *name
         f->bind[f->n_bind++] = (struct journal_bind){.key = key, .routes = names, .rebind = more};
 }
 
-static void find_bindings(struct intake_file *f);
-
 static void find_bindings_again(struct trouble_waiter *w)
 {
-    struct intake_file *f = file_of_waiter(w);
+    struct intake_file *f = intake_file_of_waiter(w);
     if (f->intake->closing)
         intake_file_finish(f);
     else
-        find_bindings(f);
+        intake_file_route(f);
 }
 
 /* With the bindings known: the decision and the admission are made in one go, so that the next
@@ -308,13 +290,14 @@ static void study_found(struct binding_lookup *l, int status, const char *routes
         return;
     }
     if (status != 0) { /* to guess would part the study */
-        wait_for_better_times(f, find_bindings_again, err);
+        intake_file_wait(f, find_bindings_again, err);
         return;
     }
     trouble_over(f->intake->env.trouble, &f->waiter);
     const struct config *c = f->intake->env.config;
-    struct template_values values = {
-        .attribute = attribute, .ctx = f, .relative_path = intake_relative(watch_of(f), f->path)};
+    struct template_values values = {.attribute = attribute,
+                                     .ctx = f,
+                                     .relative_path = intake_relative(intake_watch_of(f), f->path)};
     if (route_decide(c, &values, routes, f->bound_series, &f->decision) != 0) {
         err_set(&f->err, ERR_NOMEM, "out of memory");
         settle_or_reject(f);
@@ -346,7 +329,7 @@ static void series_found(struct binding_lookup *l, int status, const char *route
         study_found(&f->study, 0, NULL, NULL);
 }
 
-static void find_bindings(struct intake_file *f)
+void intake_file_route(struct intake_file *f)
 {
     const struct config *c = f->intake->env.config;
     const struct dicom_header *h = &f->header;
@@ -363,136 +346,23 @@ static void find_bindings(struct intake_file *f)
         series_found(&f->series, 0, NULL, NULL);
 }
 
-/* ---- Custody ---- */
-
-/* Into the hidden folder on the same file system, under the same relative path, or a numbered one
- * if that is taken; f->moved is where it is then. */
-static int take_custody(struct intake_file *f)
-{
-    const struct config_watch *w = watch_of(f);
-    const char *relative = intake_relative(w, f->path);
-    for (unsigned i = 0; i < 1000; i++) {
-        char number[16] = "", *target;
-        if (i > 0)
-            snprintf(number, sizeof number, "~%u", i);
-        if (asprintf(&target, "%s/" INTAKE_CUSTODY "/%s%s", w->path, relative, number) < 0)
-            return err_set(&f->err, ERR_NOMEM, "out of memory");
-        int rc = fsutil_rename_into(f->path, target, 0700, &f->err);
-        if (rc == 0) {
-            f->moved = target;
-            return 0;
-        }
-        free(target);
-        if (rc != ERR_EXISTS)
-            return rc;
-    }
-    return err_set(&f->err, ERR_EXISTS, "too many files of one name in the custody folder");
-}
-
-static void custody_work(struct job *job)
-{
-    struct intake_file *f = file_of_job(job);
-    struct stat st;
-    f->err = (struct err){0};
-    f->status = take_custody(f);
-    if (f->status == 0 &&
-        (lstat(f->moved, &st) != 0 || (uint64_t)st.st_size != f->size ||
-         (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec != f->mtime_ns))
-        f->status = ERR_CHANGED;
-}
-
-static void custody_asked(struct journal_op *op, int status, const struct err *err);
-
-/* A row may stand for the new path: of a file that left it unseen. */
-static void ask_custody(struct intake_file *f)
-{
-    f->entry =
-        (struct journal_lookup_entry){.path = f->path, .size = f->size, .mtime_ns = f->mtime_ns};
-    f->op.lookup = (struct journal_lookup){
-        .op = {.cb = custody_asked, .ctx = f}, .entries = &f->entry, .n = 1};
-    journal_lookup(f->intake->env.journal, &f->op.lookup);
-}
-
-static void ask_custody_again(struct trouble_waiter *w)
-{
-    ask_custody(file_of_waiter(w));
-}
-
-static void custody_asked(struct journal_op *op, int status, const struct err *err)
-{
-    struct intake_file *f = op->ctx;
-    if (f->intake->closing) {
-        intake_file_finish(f);
-    } else if (status != 0) {
-        wait_for_better_times(f, ask_custody_again, err);
-    } else {
-        trouble_over(f->intake->env.trouble, &f->waiter);
-        if (f->entry.seen != JOURNAL_UNKNOWN && f->entry.file_id != f->file_id)
-            f->replaces = f->entry.file_id;
-        find_bindings(f);
-    }
-}
-
-static void submit_custody(struct intake_file *f);
-
-static void custody_again(struct trouble_waiter *w)
-{
-    struct intake_file *f = file_of_waiter(w);
-    if (f->intake->closing)
-        intake_file_finish(f);
-    else
-        submit_custody(f);
-}
-
-static void custody_taken(struct job *job)
-{
-    struct intake_file *f = file_of_job(job);
-    struct intake_watch *w = &f->intake->watches[f->watch];
-    bool ours = !f->moved || intake_file_moved(f);
-    if (f->intake->closing || f->status == ERR_VANISHED || !ours) {
-        intake_file_finish(f);
-    } else if (f->status == 0) {
-        ask_custody(f);
-    } else if (f->status == ERR_CHANGED) {
-        f->again = true; /* another version came in between: from the start */
-        intake_file_finish(f);
-    } else if (err_class(f->status) == ERR_CLASS_LOCAL) {
-        wait_for_better_times(f, custody_again, &f->err);
-    } else {
-        if (!w->told_custody)
-            log_warning("files of a drop folder cannot be taken into custody and are read where "
-                        "they are: see dcmferry check",
-                        LOG_UINT("watch", (uint64_t)f->watch + 1), LOG_STR("reason", f->err.text),
-                        LOG_PATH("path", f->path));
-        w->told_custody = true;
-        find_bindings(f);
-    }
-}
-
-static void submit_custody(struct intake_file *f)
-{
-    f->job = (struct job){
-        .work = custody_work, .done = custody_taken, .mount = pipeline_mount(f->watch)};
-    job_submit(f->intake->env.jobs, &f->job);
-}
-
 /* It is whole: now it may be renamed; before, its writer might not find it again. */
 static void header_known(struct intake_file *f)
 {
-    const struct config_watch *w = watch_of(f);
+    const struct config_watch *w = intake_watch_of(f);
     bool there =
         strncmp(f->path + strlen(w->path), "/" INTAKE_CUSTODY "/", strlen(INTAKE_CUSTODY) + 2) == 0;
     if (w->custody == CONFIG_CUSTODY_RENAME && !there)
-        submit_custody(f);
+        intake_custody_take(f);
     else
-        find_bindings(f);
+        intake_file_route(f);
 }
 
 /* A file that was written just now may be DICOM in a moment. */
 static bool is_young(const struct intake_file *f)
 {
     int64_t age_ms = clock_realtime_ms() - f->mtime_ns / 1000000;
-    return age_ms >= 0 && (uint64_t)age_ms < watch_of(f)->settle_ms;
+    return age_ms >= 0 && (uint64_t)age_ms < intake_watch_of(f)->settle_ms;
 }
 
 static void header_read(struct dicom_read *r, int status, const struct dicom_header *header,
@@ -535,13 +405,13 @@ static void submit_admission(struct intake_file *f);
 
 static void admit_again(struct trouble_waiter *w)
 {
-    struct intake_file *f = file_of_waiter(w);
+    struct intake_file *f = intake_file_of_waiter(w);
     if (f->intake->closing) {
         unbind(f);
         intake_file_finish(f);
     } else if (f->err.code == 0 && f->decision.fate == ROUTE_HELD) {
         route_decision_clear(&f->decision); /* its study may have been bound meanwhile */
-        find_bindings(f);
+        intake_file_route(f);
     } else {
         submit_admission(f);
     }
@@ -555,7 +425,7 @@ static void admitted(struct journal_op *op, int status, const struct err *err)
         trouble_over(in->env.trouble, &f->waiter);
         in->handler.admitted(f->watch, &f->op.admit, in->handler.ctx);
     } else if (err_class(status) == ERR_CLASS_LOCAL && !in->closing) {
-        wait_for_better_times(f, admit_again, err);
+        intake_file_wait(f, admit_again, err);
         return;
     } else {
         unbind(f);

@@ -1,5 +1,5 @@
-/* Shared by intake.c (batches, the table of files in the works, waiting) and intake_file.c (the
- * steps of one file). */
+/* Shared by intake.c (batches, the table of files in the works, waiting), intake_file.c (the steps
+ * of one file) and intake_custody.c (one of them). */
 #ifndef PIPELINE_INTAKE_INTERNAL_H
 #define PIPELINE_INTAKE_INTERNAL_H
 
@@ -100,6 +100,29 @@ struct intake {
 
 /* intake_file.c: begins the steps of a file. */
 void intake_file_start(struct intake_file *f);
+
+/* intake_file.c: with the header known, and the file where it stays: finds its routes, and on. */
+void intake_file_route(struct intake_file *f);
+/* intake_file.c: `again` comes when the local trouble may be over. */
+void intake_file_wait(struct intake_file *f, void (*again)(struct trouble_waiter *w),
+                      const struct err *e);
+/* intake_custody.c: renames the file into custody, and on. */
+void intake_custody_take(struct intake_file *f);
+
+static inline struct intake_file *intake_file_of_waiter(struct trouble_waiter *w)
+{
+    return (struct intake_file *)((char *)w - offsetof(struct intake_file, waiter));
+}
+
+static inline struct intake_file *intake_file_of_job(struct job *job)
+{
+    return (struct intake_file *)((char *)job - offsetof(struct intake_file, job));
+}
+
+static inline const struct config_watch *intake_watch_of(const struct intake_file *f)
+{
+    return &f->intake->env.config->watches[f->watch];
+}
 
 /* intake.c: the file is through (admitted, known, gone, dropped). */
 void intake_file_finish(struct intake_file *f);
