@@ -8,6 +8,7 @@
 #include "sandbox/upload.h"
 
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -391,5 +392,9 @@ int main(int argc, char **argv)
     rc = parse_options(&program.sandbox, argc, argv);
     if (rc)
         return rc > 0 ? 0 : 2;
+    /* A part's memory is used again for the next one: given back to the system in between, its
+     * pages would be made anew each time. */
+    mallopt(M_MMAP_THRESHOLD, 16 * 1024 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 64 * 1024 * 1024);
     return serve(&program);
 }
