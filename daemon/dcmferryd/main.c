@@ -78,6 +78,18 @@ static int tell_faults(const char *path, const struct config_faults *f)
     return 2;
 }
 
+/* A share that is mounted late, or a key that is not there yet, may come: whoever restarts us shall
+ * try again. What is wrong with the file itself stays wrong. */
+static int exit_code_of_fault(const char *path)
+{
+    struct config *config = NULL;
+    struct config_faults faults = {0};
+    int rc = config_load(path, false, &config, &faults);
+    config_faults_free(&faults);
+    config_free(config);
+    return rc == 0 ? 1 : 2;
+}
+
 static void close_handle(uv_handle_t *handle, void *ctx)
 {
     (void)ctx;
@@ -169,7 +181,7 @@ int main(int argc, char **argv)
     if (config_load(app.config_path, paths, &config, &faults) != 0) {
         int code = tell_faults(app.config_path, &faults);
         config_faults_free(&faults);
-        return code;
+        return check ? code : exit_code_of_fault(app.config_path);
     }
     config_faults_free(&faults);
     if (check) {

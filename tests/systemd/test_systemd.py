@@ -243,6 +243,18 @@ def test_it_is_started_again(machine, service, how):
     assert machine.show("NRestarts") == "1"
 
 
+def test_it_waits_for_a_share_that_comes_late_but_not_for_a_faulty_file(machine, service):
+    service.drop_in("RestartSec=200ms")
+    machine.path(INBOX).rename(machine.path("/srv/dicom/aside"))
+    assert machine.run("systemctl", "start", "dcmferryd", check=False).returncode == 1
+    machine.path("/srv/dicom/aside").rename(machine.path(INBOX))
+    machine.until(lambda: machine.show("ActiveState") == "active", 20, "the next try")
+    machine.run("systemctl", "stop", "dcmferryd")
+    service.configure("after_upload: kepp")
+    assert machine.run("systemctl", "start", "dcmferryd", check=False).returncode == 1
+    assert machine.show("ActiveState") == "failed" and machine.show("ExecMainStatus") == "2"
+
+
 def test_a_stop_in_the_middle_is_orderly(machine, service):
     """Also one that takes longer than the unit allows by itself."""
     service.drop_in("TimeoutStopSec=1")
@@ -284,7 +296,8 @@ def test_the_journal_has_the_fields(machine, service):
     assert not leaked, leaked[:3]
 
 
-def test_the_unit_is_watched_and_hardened(machine):
+def test_the_unit_is_watched_and_hardened(machine, service):
+    service.start()
     assert (machine.show("WatchdogUSec"), machine.show("Restart")) == ("1min", "on-failure")
     machine.run("systemd-analyze", "verify", "dcmferryd.service")
     machine.run("systemd-analyze", "security", "--no-pager", "--threshold=16", "dcmferryd.service")
