@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "pipeline/disposal.h"
+#include "pipeline/held.h"
 #include "pipeline/intake.h"
 #include "pipeline/retention.h"
 #include "pipeline/schedule.h"
@@ -10,12 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utlist.h>
 
 #define JOBS_PER_MOUNT  6
 #define CROWDED_MS      60000 /* a tree that could not be taken in whole is offered again after that */
 #define REBUILD_LOOK_MS 250
-#define HELD_PAGE       64
 #define WATCH_CLOSE_MS  2000
 #define NEVER_MS        (365ULL * 24 * 60 * 60 * 1000)
 
@@ -28,18 +27,10 @@ struct pipeline_watch {
     struct unread unread;
 };
 
-/* Held files that are routed again, a page at a time: after a start or reload all of them, later
- * those of a study that was bound. */
-struct held_query {
-    struct pipeline *pipeline;
-    struct journal_files files;
-    char study[DICOM_UID_SIZE];
-    struct held_query *prev, *next;
-};
-
 struct pipeline {
     struct pipeline_env env;
     struct intake *intake;
+    struct held *held;
     struct disposal *disposal;
     struct sweep *sweep;
     struct retention *retention;
@@ -52,8 +43,7 @@ struct pipeline {
     bool rebuilding;
     uint64_t rebuild_ms; /* until the next look whether it is */
     struct journal_rebuilt rebuilt;
-    unsigned n_calls;        /* of the journal or the pool, not yet called back */
-    struct held_query *held; /* a page of each is asked for, or being taken in */
+    unsigned n_calls; /* of the journal or the pool, not yet called back */
     uv_timer_t crowded, rebuild;
     bool closing;
     unsigned n_closing; /* parts that are not yet closed */
@@ -65,71 +55,7 @@ struct pipeline {
 /* ---- Intake's and schedules' news ---- */
 
 static void look_soon_if_rebuilt(struct pipeline *p);
-static void held_found(struct journal_op *op, int status, const struct err *e);
 static void close_next_stage(struct pipeline *p);
-
-static void held_page(struct held_query *q)
-{
-    q->files.op = (struct journal_op){.cb = held_found, .ctx = q};
-    q->pipeline->n_calls++;
-    journal_files(q->pipeline->env.journal, &q->files);
-}
-
-/* Routes held files again: those of `study`, or all of them. */
-static void route_held(struct pipeline *p, const char *study)
-{
-    struct held_query *q = calloc(1, sizeof *q);
-    if (!q)
-        return; /* the next start does it */
-    q->pipeline = p;
-    snprintf(q->study, sizeof q->study, "%s", study ? study : "");
-    q->files = (struct journal_files){
-        .state = FILE_HELD, .study = q->study[0] ? q->study : NULL, .limit = HELD_PAGE};
-    DL_APPEND(p->held, q);
-    held_page(q);
-}
-
-static void held_taken_in(void *ctx, unsigned full)
-{
-    struct held_query *q = ctx;
-    if (full) {
-        held_page(q);
-        return;
-    }
-    DL_DELETE(q->pipeline->held, q);
-    free(q);
-}
-
-/* The next page is asked for when this one was taken in: memory holds no more of them. */
-static void held_found(struct journal_op *op, int status, const struct err *e)
-{
-    struct held_query *q = op->ctx;
-    struct pipeline *p = q->pipeline;
-    const struct config *c = p->env.config;
-    struct journal_files page = q->files;
-    struct intake_held held[HELD_PAGE];
-    size_t n = 0;
-    q->files.rows = NULL;
-    q->files.n = 0;
-    p->n_calls--;
-    if (status != 0)
-        log_warning("held files cannot be listed: they stay held until the next start or reload",
-                    LOG_STR("reason", e->text));
-    if (p->closing) {
-        journal_files_clear(&page);
-        close_next_stage(p); /* frees it */
-        return;
-    }
-    for (size_t i = 0; status == 0 && i < page.n; i++) {
-        const struct journal_file_row *row = &page.rows[i];
-        q->files.after = row->id;
-        for (size_t w = 0; w < c->n_watches; w++)
-            if (strcmp(c->watches[w].path, row->watch) == 0)
-                held[n++] = (struct intake_held){.watch = w, .file_id = row->id, .path = row->path};
-    }
-    intake_reroute(p->intake, held, n, held_taken_in, q, status == 0 && page.n == HELD_PAGE);
-    journal_files_clear(&page);
-}
 
 static void admitted(size_t watch, const struct journal_admit *a, void *ctx)
 {
@@ -147,7 +73,7 @@ static void admitted(size_t watch, const struct journal_admit *a, void *ctx)
     if ((rejected || a->file_delivered) && disposal_wanted(&c->watches[watch], rejected))
         disposal_file(p->disposal, watch, a->file_id, a->path, a->size, a->mtime_ns, rejected);
     if (a->n_bindings > 0 && a->study_instance_uid[0])
-        route_held(p, a->study_instance_uid);
+        held_route(p->held, a->study_instance_uid);
 }
 
 static size_t watch_of_path(const struct config *c, const char *path)
@@ -434,7 +360,8 @@ static int open_parts(struct pipeline *p, const struct pipeline_options *o, stru
         (rc = disposal_open(&p->disposal, &p->env)) != 0 ||
         (rc = sweep_open(&p->sweep, &p->env)) != 0 ||
         (rc = retention_open(&p->retention, &p->env)) != 0 ||
-        (rc = intake_open(&p->intake, &p->env, &handler)) != 0)
+        (rc = intake_open(&p->intake, &p->env, &handler)) != 0 ||
+        (rc = held_open(&p->held, &p->env, p->intake)) != 0)
         return err_set(e, rc, "%s", err_text(rc));
     rc = open_schedules(p, e);
     return rc == 0 ? open_watches(p, e) : rc;
@@ -458,7 +385,7 @@ int pipeline_open(struct pipeline **ret, const struct pipeline_options *options,
         return rc;
     p->rebuilding = options->rebuilding;
     disposal_resume(p->disposal);
-    route_held(p, NULL);
+    held_route(p->held, NULL);
     for (size_t i = 0; i < options->config->n_destinations; i++)
         schedule_kick(p->schedules[i]);
     return 0;
@@ -472,7 +399,7 @@ bool pipeline_idle(const struct pipeline *p)
         if (schedule_in_flight(p->schedules[i]) > 0)
             return false;
     return all_taken_in(p) && !p->rebuilding && disposal_pending(p->disposal) == 0 &&
-           p->n_calls == 0;
+           p->n_calls == 0 && held_pending(p->held) == 0;
 }
 
 void pipeline_kick(struct pipeline *p)
@@ -609,12 +536,6 @@ static void free_pipeline(struct pipeline *p)
 {
     void (*closed)(void *) = p->closed;
     void *ctx = p->closed_ctx;
-    struct held_query *q, *next;
-    DL_FOREACH_SAFE(p->held, q, next)
-    {
-        DL_DELETE(p->held, q);
-        free(q);
-    }
     trouble_close(p->env.trouble);
     roots_close(p->env.roots);
     if (p->env.jobs)
@@ -649,6 +570,7 @@ static void close_next_stage(struct pipeline *p)
         }
         p->n_watches = 0;
         CLOSE_PART(p->intake, intake_close(p->intake, part_closed, p));
+        CLOSE_PART(p->held, held_close(p->held, part_closed, p));
         for (size_t i = 0; p->schedules && i < p->env.config->n_destinations; i++)
             CLOSE_PART(p->schedules[i],
                        schedule_close(p->schedules[i], p->deadline_ms, part_closed, p));
