@@ -29,11 +29,17 @@ class Machine:
         (layers / "work").mkdir()
         self.do("mount", "-t", "overlay", "-o", f"lowerdir=/,upperdir={layers}/upper,workdir={layers}/work", "overlay",
                 self.root)
-        # This machine's own disks, its policy of starting nothing, and what it was told of dcmferry do not count.
+        # This machine's own disks, its policy of starting nothing, and a dcmferry of its own do not count.
         (self.root / "etc/fstab").write_text("")
         (self.root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
-        for path in ("etc/dcmferry", "var/lib/dcmferry", "etc/systemd/system/dcmferryd.service.d", "var/log/journal"):
-            shutil.rmtree(self.root / path, ignore_errors=True)
+        for pattern in ("etc/dcmferry", "var/lib/dcmferry", "srv/dicom", "var/pacs", "var/log/journal", "usr/local/*/dcmferry*",
+                        "usr/local/lib/*/dcmferry*", "usr/local/lib/systemd/system/dcmferry*",
+                        "etc/systemd/system/dcmferry*", "etc/systemd/system/*.wants/dcmferry*"):
+            for path in self.root.glob(pattern):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def do(self, *command):
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)

@@ -70,6 +70,7 @@ def machine(packages, tmp_path_factory):
         for package in packages:
             shutil.copy(package, m.path("/root"))
         m.packages = [f"/root/{package.name}" for package in packages]
+        m.run("dpkg", "-P", "dcmferry-sandbox", "dcmferry", check=False)
         m.run("dpkg", "--force-unsafe-io", "-i", *m.packages)
         m.run("useradd", "--user-group", "--no-create-home", "modality")
         m.run("install", "-d", "-m", "2775", "-o", "modality", "-g", "modality", INBOX)
@@ -236,7 +237,7 @@ def test_it_is_started_again(machine, service, how):
     service.drop_in("WatchdogSec=2", "RestartSec=100ms")
     service.start()
     pid = service.pid()
-    machine.run("kill", f"-{how.value}", pid)
+    os.kill(int(machine.daemons()[0]["Pid"]), how)
     service.drop(f"{how.name}.dcm")
     machine.until(lambda: service.pid() not in (0, pid), 40, "another process")
     service.wait(f"{how.name}.dcm", "delivered")
