@@ -1,5 +1,6 @@
 #include "pipeline/source_file.h"
 
+#include "base/aside.h"
 #include "base/folder.h"
 #include "base/fsutil.h"
 #include "pipeline/intake.h"
@@ -18,7 +19,8 @@ static bool same_version(const struct source_file *f, const struct stat *st)
            (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec == f->mtime_ns;
 }
 
-static int move_away(struct source_file *f)
+/* What stands at `from` goes to the target folder, by the name that it had. */
+static int move_away(struct source_file *f, const char *from)
 {
     const char *slash = strrchr(f->path, '/');
     const char *name = slash ? slash + 1 : f->path;
@@ -28,7 +30,7 @@ static int move_away(struct source_file *f)
             snprintf(number, sizeof number, "~%u", i);
         if (asprintf(&target, "%s/%s%s", f->target_folder, name, number) < 0)
             return err_set(&f->err, ERR_NOMEM, "out of memory");
-        int rc = fsutil_move(f->path, target, &f->err);
+        int rc = fsutil_move(from, target, &f->err);
         if (rc == 0) {
             f->target = target;
             return 0;
@@ -69,6 +71,56 @@ static bool may_unlink(const char *path)
     return may;
 }
 
+static void put_back(struct source_file *f, const char *aside)
+{
+    struct err e;
+    int rc = aside_put_back(aside, &e);
+    if (rc != 0 && rc != ERR_VANISHED && f->err.code == 0)
+        f->err = e; /* then the next scan does it */
+}
+
+static int take_from(struct source_file *f, const char *from)
+{
+    return f->remove ? fsutil_unlink(from, &f->err) : move_away(f, from);
+}
+
+/* Set aside first: it is then looked at once more, as another version may have taken its path since
+ * it was. ERR_CHANGED: one had, and stands there again. */
+static int take(struct source_file *f)
+{
+    struct stat st;
+    char *aside = aside_name(f->path);
+    if (!aside)
+        return err_set(&f->err, ERR_NOMEM, "out of memory");
+    int rc = aside_take(f->path, aside, &f->err);
+    if (rc == ERR_EXISTS) { /* a crash left it */
+        put_back(f, aside);
+        rc = aside_take(f->path, aside, &f->err);
+    }
+    if (rc == ERR_TOO_LARGE) {
+        f->err = (struct err){0};
+        rc = take_from(f, f->path);
+    } else if (rc == 0) {
+        f->err = (struct err){0};
+        if (lstat(aside, &st) != 0)
+            rc = err_set_errno(&f->err, errno, "the source cannot be looked at");
+        else if (!same_version(f, &st))
+            rc = ERR_CHANGED;
+        else
+            rc = take_from(f, aside);
+        if (rc != 0)
+            put_back(f, aside);
+    }
+    free(aside);
+    return rc;
+}
+
+static void another_version(struct source_file *f)
+{
+    f->gone = true;
+    f->note = "another version stood at its path and was left";
+}
+
 void source_file_dispose(struct source_file *f)
 {
     struct stat st;
@@ -81,12 +133,13 @@ void source_file_dispose(struct source_file *f)
         return;
     }
     if (!same_version(f, &st)) {
-        f->gone = true;
-        f->note = "another version stood at its path and was left";
+        another_version(f);
         return;
     }
-    int rc = f->remove ? fsutil_unlink(f->path, &f->err) : move_away(f);
-    if (rc == 0 || rc == ERR_VANISHED) {
+    int rc = take(f);
+    if (rc == ERR_CHANGED) {
+        another_version(f);
+    } else if (rc == 0 || rc == ERR_VANISHED) {
         f->gone = true;
         f->err = (struct err){0};
         if (f->watch->prune_empty)

@@ -22,8 +22,9 @@ struct source_file {
     struct err err;            /* out: it may be tried again */
 };
 
-/* Never overwrites: a taken name gets a number. Prunes empty folders where the drop folder wants
- * it. */
+/* What goes is set aside under a hidden name first (base/aside.h), so that it is what was looked
+ * at. Never overwrites: a taken name gets a number. Prunes empty folders where the drop folder
+ * wants it. */
 void source_file_dispose(struct source_file *f);
 
 #endif

@@ -335,6 +335,7 @@ static struct watch_scanner *make_scanner(const struct watch_options *o)
     struct watch_scanner *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
+    s->opened_ms = clock_realtime_ms();
     s->folders.fd = -1;
     s->recursive = o->recursive;
     s->follow = o->follow_symlinks;

@@ -2,6 +2,8 @@
  * remembered. */
 #include "watch/watch_scanner.h"
 
+#include "base/aside.h"
+#include "base/clock.h"
 #include "base/fsutil.h"
 
 #include <dirent.h>
@@ -233,6 +235,26 @@ static bool follow(struct walk *w, const struct level *in)
     return file(w, in, AT_FDCWD, path, path, &st);
 }
 
+/* The hidden name of a file that was about to be removed or moved when the power failed, or we did:
+ * it gets its own name back, and what it is then is found out as for any other. One that was set
+ * aside just now is being seen to. */
+static void put_back(struct walk *w, size_t folder_length)
+{
+    const int64_t seen_to_ms = 60000;
+    struct stat st;
+    struct err e;
+    if (lstat(w->path, &st) != 0 || !S_ISREG(st.st_mode))
+        return;
+    int64_t changed_ms = (int64_t)st.st_ctim.tv_sec * 1000 + st.st_ctim.tv_nsec / 1000000;
+    if (changed_ms >= w->s->opened_ms && clock_realtime_ms() - changed_ms < seen_to_ms)
+        return;
+    if (aside_put_back(w->path, &e) != 0)
+        return; /* the next scan tries again */
+    /* This walk may be past its name by now. */
+    w->path[folder_length] = '\0';
+    add_task(w, relative(w));
+}
+
 /* One entry of the folder on top. False: stop. */
 static bool entry(struct walk *w, const struct dirent *de)
 {
@@ -269,6 +291,10 @@ static bool entry(struct walk *w, const struct dirent *de)
     }
     if (type == DT_LNK)
         return !s->follow || !watch_filter_folder(&s->filter, relative(w)) || follow(w, top);
+    if (type == DT_REG && aside_is(name)) {
+        put_back(w, at);
+        return true;
+    }
     if (type != DT_REG || !watch_filter_file(&s->filter, relative(w)))
         return true;
     if (w->kind == WATCH_WALK_UNWATCHED && top->wd > 0 && top->known)

@@ -95,6 +95,7 @@ struct watch_scanner {
     size_t root_prefix; /* length of what stands before "/rel": 0 for the root "/" */
     bool recursive, follow, make;
     uint64_t settle_ms, poll_ms, rescan_ms;
+    int64_t opened_ms; /* since the epoch */
     struct watch_filter filter;
     bool poll; /* no inotify at all */
 

@@ -515,7 +515,7 @@ NEEDED = [
     ("plain", "make_one < make_root"),
     ("plain", "make_one < take_custody"),
     ("plain", "fsutil_unlink < move_away"),
-    ("plain", "fsutil_unlink < source_file_dispose"),
+    ("plain", "fsutil_unlink < take_from"),
     ("found", "fsutil_write_file 1 < journal_recover_mark"),
     ("lost", "fsutil_write_file 2 < journal_recover_mark"),
     ("found", "is_finished_copy < move_away"),

@@ -55,6 +55,26 @@ static void offers_what_stands_there_at_start(void **state)
     assert_string_equal(watch_path(r->w), r->root);
 }
 
+static void set_aside_file_is_put_back_after_a_crash(void **state)
+{
+    struct rig *r = *state;
+    make(r, "a");
+    put(r, ".dcmferry-leaving.one", "1");
+    put(r, "a/.dcmferry-leaving.two", "22");
+    put(r, "a/two", "new");
+    usleep(20000); /* the file system's clock is a coarse one */
+    rig_open(r);
+    RUN_UNTIL(r, r->n == 3 && rig_quiet(r));
+    assert_int_equal(rig_last(r, "one")->size, 1);
+    assert_int_equal(rig_last(r, "a/two")->size, 3);
+    assert_int_equal(rig_last(r, "a/two~1")->size, 2);
+    /* One that is set aside now is being seen to. */
+    put(r, ".dcmferry-leaving.three", "333");
+    watch_rescan(r->w);
+    RUN_UNTIL(r, r->notices[WATCH_NOTICE_SCAN_DONE] == 2 && rig_quiet(r));
+    assert_int_equal(rig_count(r, "three"), 0);
+}
+
 static void closed_file_is_offered_at_once(void **state)
 {
     struct rig *r = *state;
@@ -878,6 +898,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
         T(offers_what_stands_there_at_start),
+        T(set_aside_file_is_put_back_after_a_crash),
         T(closed_file_is_offered_at_once),
         T(renamed_into_place_is_offered_at_once),
         T(empty_file_waits_for_settle),
