@@ -198,7 +198,7 @@ static void scan_done(struct pipeline_watch *w)
         p->n_scanned++;
     }
     look_soon_if_rebuilt(p);
-    sweep_start(p->sweep);
+    sweep_start(p->sweep, w->index);
 }
 
 static void notice(struct watch *watch, enum watch_notice what, const char *path, uint64_t n,

@@ -1,6 +1,7 @@
 #include "pipeline/retention.h"
 
 #include "base/clock.h"
+#include "base/folder.h"
 #include "base/fsutil.h"
 #include "base/log.h"
 
@@ -14,11 +15,12 @@
 
 static const char removed_note[] = "removed where it was moved to: its retention was over";
 
-struct retention {
-    struct pipeline_env env;
-    uv_timer_t timer;
-    bool active, closing, timer_closed;
-    size_t watch; /* whose files are looked at */
+/* What the files of one drop folder are moved to. */
+struct shelf {
+    struct retention *retention;
+    size_t watch;
+    char *root; /* stays when it is empty; NULL: nothing in it is removed */
+    bool active;
     struct journal_moved page;
     size_t next;      /* row of the page */
     uint64_t removed; /* of this drop folder, in this look */
@@ -27,169 +29,193 @@ struct retention {
     const char *note; /* what became of the row's file; NULL: it could not be removed */
     struct err err;
     struct journal_unmoved record;
-    void (*closed)(void *ctx);
-    void *closed_ctx;
 };
 
-static void next_watch(struct retention *r);
-static void next_row(struct retention *r);
+struct retention {
+    struct pipeline_env env;
+    uv_timer_t timer;
+    bool closing, timer_closed;
+    size_t n_active;
+    void (*closed)(void *ctx);
+    void *closed_ctx;
+    struct shelf shelves[]; /* one a drop folder */
+};
+
+static void next_row(struct shelf *f);
 
 static bool wants(const struct config_watch *w)
 {
     return w->after_upload == CONFIG_MOVE && w->retention_ms > 0;
 }
 
+static void free_retention(struct retention *r)
+{
+    for (size_t i = 0; i < r->env.config->n_watches; i++)
+        free(r->shelves[i].root);
+    free(r);
+}
+
 static void maybe_closed(struct retention *r)
 {
-    if (!r->closing || r->active || !r->timer_closed)
+    if (!r->closing || r->n_active > 0 || !r->timer_closed)
         return;
     void (*closed)(void *) = r->closed;
     void *ctx = r->closed_ctx;
-    free(r);
+    free_retention(r);
     closed(ctx);
 }
 
-static void rest(struct retention *r)
+static void rest(struct shelf *f)
 {
-    journal_moved_clear(&r->page);
-    r->active = false;
+    struct retention *r = f->retention;
+    journal_moved_clear(&f->page);
+    f->active = false;
+    r->n_active--;
     maybe_closed(r);
 }
 
 static void recorded(struct journal_op *op, int status, const struct err *e)
 {
-    struct retention *r = op->ctx;
+    struct shelf *f = op->ctx;
     if (status != 0)
         log_warning("what became of a moved file cannot be recorded: the next look does it",
                     LOG_STR("reason", e->text));
-    next_row(r);
+    next_row(f);
 }
 
 static void remove_work(struct job *job)
 {
-    struct retention *r = job->data;
-    const struct journal_file_row *row = &r->page.rows[r->next - 1];
+    struct shelf *f = job->data;
+    const struct journal_file_row *row = &f->page.rows[f->next - 1];
     struct stat st;
-    r->err = (struct err){0};
-    r->note = NULL;
+    f->err = (struct err){0};
+    f->note = NULL;
     if (lstat(row->path, &st) != 0) {
         if (errno == ENOENT || errno == ENOTDIR)
-            r->note = "it left the place it was moved to";
+            f->note = "it left the place it was moved to";
         else
-            err_set_errno(&r->err, errno, "it cannot be looked at");
+            err_set_errno(&f->err, errno, "it cannot be looked at");
     } else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != row->size ||
                (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec != row->mtime_ns) {
-        r->note = "another file stands where it was moved to, and was left";
+        f->note = "another file stands where it was moved to, and was left";
     } else {
-        int rc = fsutil_unlink(row->path, &r->err);
+        int rc = fsutil_unlink(row->path, &f->err);
         if (rc == 0 || rc == ERR_VANISHED)
-            r->note = removed_note;
+            f->note = removed_note;
     }
+    if (f->note)
+        folder_prune_above(row->path, f->root);
 }
 
 static void removed(struct job *job)
 {
-    struct retention *r = job->data;
-    const struct journal_file_row *row = &r->page.rows[r->next - 1];
-    if (!r->note) {
-        if (!r->told)
+    struct shelf *f = job->data;
+    const struct journal_file_row *row = &f->page.rows[f->next - 1];
+    if (!f->note) {
+        if (!f->told)
             log_warning("a moved file whose retention is over cannot be removed: the next look, in "
                         "an hour, tries again",
-                        LOG_UINT("file", row->id), LOG_STR("reason", r->err.text),
+                        LOG_UINT("file", row->id), LOG_STR("reason", f->err.text),
                         LOG_PATH("path", row->path));
-        r->told = true;
-        next_row(r);
+        f->told = true;
+        next_row(f);
         return;
     }
-    r->removed += r->note == removed_note;
-    r->record = (struct journal_unmoved){
-        .op = {.cb = recorded, .ctx = r}, .file_id = row->id, .note = r->note};
-    journal_unmoved(r->env.journal, &r->record);
+    f->removed += f->note == removed_note;
+    f->record = (struct journal_unmoved){
+        .op = {.cb = recorded, .ctx = f}, .file_id = row->id, .note = f->note};
+    journal_unmoved(f->retention->env.journal, &f->record);
 }
 
 static void page_read(struct journal_op *op, int status, const struct err *e)
 {
-    struct retention *r = op->ctx;
+    struct shelf *f = op->ctx;
     if (status != 0) {
         log_warning("moved files cannot be listed: the next look does it",
                     LOG_STR("reason", e->text));
-        rest(r);
+        rest(f);
         return;
     }
-    r->next = 0;
-    next_row(r);
+    f->next = 0;
+    next_row(f);
 }
 
-static void next_page(struct retention *r, int64_t after_ms, uint64_t after_id)
+static void next_page(struct shelf *f, int64_t after_ms, uint64_t after_id)
 {
-    const struct config_watch *w = &r->env.config->watches[r->watch];
-    journal_moved_clear(&r->page);
-    r->page = (struct journal_moved){.op = {.cb = page_read, .ctx = r},
+    const struct config_watch *w = &f->retention->env.config->watches[f->watch];
+    journal_moved_clear(&f->page);
+    f->page = (struct journal_moved){.op = {.cb = page_read, .ctx = f},
                                      .watch = w->path,
                                      .before_ms = clock_realtime_ms() - (int64_t)w->retention_ms,
                                      .after_ms = after_ms,
                                      .after_id = after_id,
                                      .limit = PAGE};
-    journal_moved(r->env.journal, &r->page);
+    journal_moved(f->retention->env.journal, &f->page);
 }
 
 /* One at a time: there is no hurry. */
-static void next_row(struct retention *r)
+static void next_row(struct shelf *f)
 {
-    if (r->closing) {
-        rest(r);
-    } else if (r->next < r->page.n) {
-        r->next++;
-        r->job = (struct job){
-            .work = remove_work, .done = removed, .mount = pipeline_mount(r->watch), .data = r};
-        job_submit(r->env.jobs, &r->job);
-    } else if (r->page.n == PAGE) {
-        const struct journal_file_row *last = &r->page.rows[PAGE - 1];
-        next_page(r, last->changed_ms, last->id);
+    if (f->retention->closing) {
+        rest(f);
+    } else if (f->next < f->page.n) {
+        f->next++;
+        f->job = (struct job){
+            .work = remove_work, .done = removed, .mount = pipeline_mount(f->watch), .data = f};
+        job_submit(f->retention->env.jobs, &f->job);
+    } else if (f->page.n == PAGE) {
+        const struct journal_file_row *last = &f->page.rows[PAGE - 1];
+        next_page(f, last->changed_ms, last->id);
     } else {
-        if (r->removed > 0)
+        if (f->removed > 0)
             log_info("files were removed from the folder moved to: their retention is over",
-                     LOG_UINT("watch", (uint64_t)r->watch + 1), LOG_UINT("files", r->removed));
-        r->watch++;
-        next_watch(r);
+                     LOG_UINT("watch", (uint64_t)f->watch + 1), LOG_UINT("files", f->removed));
+        rest(f);
     }
-}
-
-static void next_watch(struct retention *r)
-{
-    const struct config *c = r->env.config;
-    while (r->watch < c->n_watches && !wants(&c->watches[r->watch]))
-        r->watch++;
-    if (r->watch == c->n_watches) {
-        rest(r);
-        return;
-    }
-    r->removed = 0;
-    next_page(r, 0, 0);
 }
 
 static void look(uv_timer_t *timer)
 {
     struct retention *r = timer->data;
-    if (r->active)
-        return;
-    r->active = true;
-    r->told = false;
-    r->watch = 0;
-    next_watch(r);
+    for (size_t i = 0; i < r->env.config->n_watches; i++) {
+        struct shelf *f = &r->shelves[i];
+        if (f->active || !f->root)
+            continue;
+        f->active = true;
+        r->n_active++;
+        f->told = false;
+        f->removed = 0;
+        next_page(f, 0, 0);
+    }
 }
 
 int retention_open(struct retention **ret, const struct pipeline_env *env)
 {
-    struct retention *r = calloc(1, sizeof *r);
+    const struct config *c = env->config;
+    struct retention *r = calloc(1, sizeof *r + c->n_watches * sizeof r->shelves[0]);
+    bool any = false, nomem = false;
     if (!r)
         return ERR_NOMEM;
     r->env = *env;
+    for (size_t i = 0; i < c->n_watches && !nomem; i++) {
+        struct shelf *f = &r->shelves[i];
+        *f = (struct shelf){.retention = r, .watch = i};
+        if (!wants(&c->watches[i]))
+            continue;
+        char *literal = template_literal_prefix(c->watches[i].move_to);
+        f->root = literal ? fsutil_normalise(literal) : NULL;
+        free(literal);
+        nomem = !f->root;
+        any = true;
+    }
+    if (nomem) {
+        free_retention(r);
+        return ERR_NOMEM;
+    }
     uv_timer_init(env->loop, &r->timer);
     r->timer.data = r;
-    for (size_t i = 0; i < env->config->n_watches; i++)
-        if (wants(&env->config->watches[i]) && !uv_is_active((uv_handle_t *)&r->timer))
-            uv_timer_start(&r->timer, look, 0, LOOK_MS);
+    if (any)
+        uv_timer_start(&r->timer, look, 0, LOOK_MS);
     *ret = r;
     return 0;
 }

@@ -9,10 +9,12 @@
 struct sweep;
 
 int sweep_open(struct sweep **ret, const struct pipeline_env *env);
-/* Looks through everything once (again, if it is under way), then forgets what left longer than
- * `history` ago. A drop folder that is not there itself is passed over: a share that is not mounted
- * has not lost its files (roots.h). */
-void sweep_start(struct sweep *s);
+/* That drop folder was scanned: its files are looked at, with those of others that were, and what
+ * left longer than `history` ago is forgotten. Soon, or as soon as the last sweep is long enough
+ * ago: a folder that is polled every second is not swept every second. One that is not there itself
+ * is passed over: a share that is not mounted has not lost its files (roots.h); one that hangs
+ * holds up nothing but its own. */
+void sweep_start(struct sweep *s, size_t watch);
 void sweep_close(struct sweep *s, void (*cb)(void *ctx), void *ctx);
 
 #endif

@@ -121,3 +121,23 @@ def test_no_reload_while_a_file_hangs(sandbox, ferries, stamp, mirror):
     server.send_signal(signal.SIGCONT)
     wait_delivered(ferry, 2, 90)
     assert ferry.ask("reload")["ok"]
+
+
+def test_the_files_of_others_are_looked_for(sandbox, ferries, stamp, mirror):
+    """What left a drop folder undelivered is an alarm, also while a share with files that the journal knows hangs."""
+    folder, mount, server = mirror
+    ferry = ferries({"cloud": sandbox.url}, watch=[{"rescan": "1s"}, {"path": str(mount), "poll_interval": "100ms"}],
+                    routes=[{"name": "mr", "match": {"Modality": "MR"}, "to": "cloud"}], top="shutdown_timeout: 1s",
+                    log_level="notice")
+    may_hang(ferry)
+    stamp.write(folder / "behind.dcm")
+    stamp.write(ferry.inbox / "here.dcm")
+    ferry.start()
+    ferry.wait(lambda: ferry.status()["files"]["held"] == 2, 30, "both to be held")
+    server.send_signal(signal.SIGSTOP)
+    ferry.wait(lambda: present(ferry) == [True, False], 30, "the share to be told of as gone")
+    (ferry.inbox / "here.dcm").unlink()
+    ferry.wait(lambda: ferry.status()["files"]["vanished"] == 1, 60, "the alarm")
+    server.send_signal(signal.SIGCONT)
+    ferry.wait(lambda: present(ferry) == [True, True], 30, "the share")
+    assert ferry.status()["files"]["held"] == 1
