@@ -1,7 +1,5 @@
 #include "base/folder.h"
 
-#include "base/fsutil.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -12,6 +10,42 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+int folder_above(const char *path, char out[PATH_MAX], struct err *e)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) : 0;
+    if (!slash)
+        strcpy(out, ".");
+    else if (n == 0)
+        strcpy(out, "/");
+    else if (n < PATH_MAX) {
+        memcpy(out, path, n);
+        out[n] = '\0';
+    } else
+        return err_set_errno(e, ENAMETOOLONG, "the path cannot be used");
+    return 0;
+}
+
+int folder_sync(const char *path, struct err *e)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set_errno(e, errno, "cannot open the folder to make it durable");
+    int r = fsync(fd) == 0 ? 0 : errno;
+    close(fd);
+    /* EINVAL: this file system has no fsync of folders; there is nothing more to do for it. */
+    if (r != 0 && r != EINVAL)
+        return err_set_errno(e, r, "cannot make the folder durable");
+    return 0;
+}
+
+int folder_sync_above(const char *path, struct err *e)
+{
+    char parent[PATH_MAX];
+    int r = folder_above(path, parent, e);
+    return r < 0 ? r : folder_sync(parent, e);
+}
 
 /* --- folders whose name is known to be durable --- */
 
@@ -68,7 +102,7 @@ static void remember(const char *path, const struct statx *st)
 
 /* --- making --- */
 
-static bool look(const char *path, struct statx *ret)
+static bool stat_folder(const char *path, struct statx *ret)
 {
     return statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, ret) == 0;
 }
@@ -109,11 +143,11 @@ static int make_one(const char *path, mode_t mode, struct statx *st, struct err 
 {
     struct statx above = *st;
     bool made = false;
-    if (!look(path, st) || !S_ISDIR(st->stx_mode)) {
+    if (!stat_folder(path, st) || !S_ISDIR(st->stx_mode)) {
         made = (mode == FOLDER_AS_ABOVE ? make_as_above(path, &above) : mkdir(path, mode)) == 0;
         if (!made && errno != EEXIST)
             return err_set_errno(e, errno, "cannot make the folder");
-        if (!look(path, st))
+        if (!stat_folder(path, st))
             return err_set_errno(e, errno, "cannot make the folder");
         if (!S_ISDIR(st->stx_mode))
             return err_set(e, ERR_EXISTS, "a file stands where a folder should be");
@@ -123,7 +157,7 @@ static int make_one(const char *path, mode_t mode, struct statx *st, struct err 
     if (mounted || is_known(path, st))
         return 0;
     /* Also if it was there: who made it may not have come to its fsync, or have none. */
-    int r = fsutil_sync_parent(path, e);
+    int r = folder_sync_above(path, e);
     if (r < 0 && (made || r != ERR_ACCESS))
         return r;
     remember(path, st);
@@ -137,7 +171,7 @@ int folder_make(const char *path, mode_t mode, struct err *e)
     size_t n = strlen(path);
     if (n == 0 || n >= sizeof(part))
         return err_set_errno(e, n ? ENAMETOOLONG : ENOENT, "cannot make the folder");
-    if (!look(path[0] == '/' ? "/" : ".", &st))
+    if (!stat_folder(path[0] == '/' ? "/" : ".", &st))
         return err_set_errno(e, errno, "cannot make the folder");
     for (size_t i = 1; i <= n; i++) {
         if ((path[i] != '/' && path[i] != '\0') || path[i - 1] == '/')
@@ -157,7 +191,7 @@ void folder_prune_above(const char *path, const char *stop)
 {
     char part[PATH_MAX], *slash;
     size_t least = strlen(stop);
-    if (strlen(path) >= sizeof(part) || !fsutil_path_within(path, stop))
+    if (strlen(path) >= sizeof(part) || strncmp(path, stop, least) != 0 || path[least] != '/')
         return;
     strcpy(part, path);
     while ((slash = strrchr(part, '/')) && (size_t)(slash - part) > least) {

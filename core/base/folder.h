@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 
+#include <limits.h>
 #include <sys/types.h>
 
 /* For folders that others read too: mode, group and set-group-ID of the folder each is made in,
@@ -18,6 +19,12 @@
  * folder, is fsynced in the folder above (rule 5), but for those in folders that may not be read. A
  * folder of which this is known is not fsynced again. */
 int folder_make(const char *path, mode_t mode, struct err *e);
+
+/* fsync of a folder; of the one that holds `path`. */
+int folder_sync(const char *path, struct err *e);
+int folder_sync_above(const char *path, struct err *e);
+/* The path of the folder that holds `path`, by its text. */
+int folder_above(const char *path, char out[PATH_MAX], struct err *e);
 
 /* Removes the folders above `path` as long as they are empty; `stop`, below which all of them lie,
  * stays. Nothing if `path` is not below `stop`. Not made durable: empty folders may come back. */

@@ -21,42 +21,6 @@
 /* Messages name what failed, not the path: the caller knows it, and messages are logged (rule 6).
  */
 
-static int parent_of(const char *path, char out[PATH_MAX], struct err *e)
-{
-    const char *slash = strrchr(path, '/');
-    size_t n = slash ? (size_t)(slash - path) : 0;
-    if (!slash)
-        strcpy(out, ".");
-    else if (n == 0)
-        strcpy(out, "/");
-    else if (n < PATH_MAX) {
-        memcpy(out, path, n);
-        out[n] = '\0';
-    } else
-        return err_set_errno(e, ENAMETOOLONG, "the path cannot be used");
-    return 0;
-}
-
-int fsutil_sync_dir(const char *path, struct err *e)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return err_set_errno(e, errno, "cannot open the folder to make it durable");
-    int r = fsync(fd) == 0 ? 0 : errno;
-    close(fd);
-    /* EINVAL: this file system has no fsync of folders; there is nothing more to do for it. */
-    if (r != 0 && r != EINVAL)
-        return err_set_errno(e, r, "cannot make the folder durable");
-    return 0;
-}
-
-int fsutil_sync_parent(const char *path, struct err *e)
-{
-    char parent[PATH_MAX];
-    int r = parent_of(path, parent, e);
-    return r < 0 ? r : fsutil_sync_dir(parent, e);
-}
-
 static int write_all(int fd, const void *data, size_t size)
 {
     const char *at = data;
@@ -92,7 +56,7 @@ static int join(char out[PATH_MAX], const char *folder, const char *name, struct
 int fsutil_write_file(const char *path, const void *data, size_t size, mode_t mode, struct err *e)
 {
     char parent[PATH_MAX], temporary[PATH_MAX], id[UUID_TEXT_SIZE], name[64];
-    int r = parent_of(path, parent, e);
+    int r = folder_above(path, parent, e);
     if (r < 0)
         return r;
     uuid_generate(id);
@@ -113,7 +77,7 @@ int fsutil_write_file(const char *path, const void *data, size_t size, mode_t mo
         unlink(temporary);
         return r;
     }
-    return fsutil_sync_dir(parent, e);
+    return folder_sync(parent, e);
 }
 
 int fsutil_read_file(const char *path, size_t max, char **ret_data, size_t *ret_size, struct err *e)
@@ -217,14 +181,14 @@ static int rename_noreplace(const char *from, const char *to)
 static int sync_left(const char *path, struct err *e)
 {
     char folder[PATH_MAX];
-    int r = parent_of(path, folder, e);
+    int r = folder_above(path, folder, e);
     if (r == 0)
-        r = fsutil_sync_dir(folder, e);
+        r = folder_sync(folder, e);
     while (r == ERR_VANISHED && strchr(folder, '/') && strcmp(folder, "/") != 0) {
         char above[PATH_MAX];
-        r = parent_of(folder, above, e);
+        r = folder_above(folder, above, e);
         if (r == 0)
-            r = fsutil_sync_dir(strcpy(folder, above), e);
+            r = folder_sync(strcpy(folder, above), e);
     }
     return r;
 }
@@ -233,11 +197,11 @@ static int sync_left(const char *path, struct err *e)
 static int sync_both(const char *from, const char *to, struct err *e)
 {
     char from_parent[PATH_MAX], to_parent[PATH_MAX];
-    int r = parent_of(from, from_parent, e);
+    int r = folder_above(from, from_parent, e);
     if (r == 0)
-        r = parent_of(to, to_parent, e);
+        r = folder_above(to, to_parent, e);
     if (r == 0)
-        r = fsutil_sync_dir(to_parent, e);
+        r = folder_sync(to_parent, e);
     if (r == 0 && strcmp(from_parent, to_parent) != 0)
         r = sync_left(from, e);
     return r;
@@ -355,12 +319,12 @@ static int unlink_copied(const char *from, const struct stat *st, struct err *e)
 static int move_by_copy(const char *from, const char *to, struct err *e)
 {
     char parent[PATH_MAX], temporary[PATH_MAX], name[80];
-    int r = parent_of(from, parent, e);
+    int r = folder_above(from, parent, e);
     /* Where the source cannot be removed, a copy would only fill the other file system. */
     if (r == 0 && access(parent, W_OK | X_OK) != 0)
         r = err_set_errno(e, errno, "cannot remove the file to move");
     if (r == 0)
-        r = parent_of(to, parent, e);
+        r = folder_above(to, parent, e);
     if (r < 0)
         return r;
     int fd = open(from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -396,14 +360,14 @@ static int move_by_copy(const char *from, const char *to, struct err *e)
         return r;
     if (!done)
         return rename_error(errnum, e);
-    r = fsutil_sync_dir(parent, e);
+    r = folder_sync(parent, e);
     return r < 0 ? r : unlink_copied(from, &st, e);
 }
 
 static int move_once(const char *from, const char *to, mode_t mode, bool copy, struct err *e)
 {
     char parent[PATH_MAX];
-    int r = parent_of(to, parent, e);
+    int r = folder_above(to, parent, e);
     if (r == 0)
         r = folder_make(parent, mode, e);
     if (r < 0)

@@ -13,11 +13,6 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-/* fsync of a folder. */
-int fsutil_sync_dir(const char *path, struct err *e);
-/* fsync of the folder that holds `path`. */
-int fsutil_sync_parent(const char *path, struct err *e);
-
 /* Replaces `path` by a file with these bytes and mode, atomically and durably. */
 int fsutil_write_file(const char *path, const void *data, size_t size, mode_t mode, struct err *e);
 

@@ -13,21 +13,21 @@
 #include <unistd.h>
 
 struct task {
-    probe_look look;
+    probe_work work;
     int fd;
     size_t out_size;
     size_t in_at;
     _Alignas(16) char data[]; /* out, then in */
 };
 
-static struct task *make_task(int fd, probe_look look, const void *in, size_t in_size,
+static struct task *make_task(int fd, probe_work work, const void *in, size_t in_size,
                               const void *out, size_t out_size)
 {
     size_t at = (out_size + 15) & ~(size_t)15; /* aligned for whatever it is */
     struct task *t = calloc(1, sizeof(*t) + at + in_size);
     if (!t)
         return NULL;
-    *t = (struct task){.look = look, .fd = fd, .out_size = out_size, .in_at = at};
+    *t = (struct task){.work = work, .fd = fd, .out_size = out_size, .in_at = at};
     memcpy(t->data, out, out_size);
     memcpy(t->data + at, in, in_size);
     return t;
@@ -36,7 +36,7 @@ static struct task *make_task(int fd, probe_look look, const void *in, size_t in
 static void run(struct task *t)
 {
     size_t sent = 0;
-    t->look(t->data + t->in_at, t->data);
+    t->work(t->data + t->in_at, t->data);
     while (sent < t->out_size) {
         ssize_t n = send(t->fd, t->data + sent, t->out_size - sent, MSG_NOSIGNAL);
         if (n < 0 && errno != EINTR)
@@ -91,14 +91,14 @@ static bool start_thread(struct task *t)
     return true;
 }
 
-bool probe_start(struct probe *p, enum probe_where where, probe_look look, const void *in,
+bool probe_start(struct probe *p, enum probe_where where, probe_work work, const void *in,
                  size_t in_size, const void *out, size_t out_size)
 {
     int ends[2];
     p->fd = -1;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
         return false;
-    struct task *t = make_task(ends[1], look, in, in_size, out, out_size);
+    struct task *t = make_task(ends[1], work, in, in_size, out, out_size);
     if (t && where == PROBE_THREAD && start_thread(t)) {
         p->fd = ends[0];
         return true;

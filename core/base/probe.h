@@ -21,11 +21,11 @@ struct probe {
     int fd; /* -1: none */
 };
 
-typedef void (*probe_look)(const void *in, void *out);
+typedef void (*probe_work)(const void *in, void *out);
 
-/* Begins `look(in, out)` elsewhere, on copies of the bytes at both; what it makes of `out` comes
+/* Begins `work(in, out)` elsewhere, on copies of the bytes at both; what it makes of `out` comes
  * back with probe_wait. False if that cannot be done (errno). */
-bool probe_start(struct probe *p, enum probe_where where, probe_look look, const void *in,
+bool probe_start(struct probe *p, enum probe_where where, probe_work work, const void *in,
                  size_t in_size, const void *out, size_t out_size);
 /* Waits for the answer until clock_monotonic_ms() is `deadline_ms`; false: there is none, and *out
  * holds nothing of use. The probe is at its end in any case. */

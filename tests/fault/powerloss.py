@@ -286,8 +286,8 @@ def write_disk(view, roots):
 
 # ---- Which fsync is it? ----
 
-CALL = re.compile(r"\b(?:fsync|fdatasync|fsutil_sync_dir|fsutil_sync_parent|sync_left)\(")
-SYNCS = ("fsutil_sync_dir", "fsutil_sync_parent", "sync_left")  # they sync for others, as does:
+CALL = re.compile(r"\b(?:fsync|fdatasync|folder_sync|folder_sync_above|sync_left)\(")
+SYNCS = ("folder_sync", "folder_sync_above", "sync_left")  # they sync for others, as does:
 PUBLISH = "journal_backup_publish"
 HELPERS = ("fsutil.c", "folder.c")
 
