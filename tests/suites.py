@@ -242,7 +242,7 @@ def start_fuzzer(program, seconds):
 
 # ---- Python tests ----
 
-def pytest(name, minutes, folder=None, tests=(), prefix=(), more=None, chosen=None):
+def pytest(name, minutes, folder=None, tests=(), prefix=(), more=None, chosen=None, at_a_time=1):
     folder = folder or build_test()
     if not folder:
         return
@@ -253,7 +253,8 @@ def pytest(name, minutes, folder=None, tests=(), prefix=(), more=None, chosen=No
     if soak:
         environment["DCMFERRY_SOAK"] = "1"
     status = run([*prefix, "/usr/bin/python3", "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider", f"--junitxml={results}",
-                  "--durations=10", *(["-k", chosen] if chosen else [])], log, minutes * 60 * (60 if soak else 1), environment)
+                  "--durations=10", *(["-k", chosen] if chosen else []),
+                  *(["-n", str(at_a_time), "--dist", "loadfile"] if at_a_time > 1 else [])], log, minutes * 60 * (60 if soak else 1), environment)
     passed = failed = skipped = 0
     if results.exists():
         for suite in xml.etree.ElementTree.parse(results).getroot().iter("testsuite"):
@@ -272,12 +273,13 @@ FAULTS = [ROOT / "tests/e2e" / f"test_{name}.py" for name in ("disk", "faults", 
 
 
 def e2e():
-    pytest("e2e", 20, tests=sorted(set((ROOT / "tests/e2e").glob("test_*.py")) - set(FAULTS)))
+    # Most of their time they wait.
+    pytest("e2e", 20, tests=sorted(set((ROOT / "tests/e2e").glob("test_*.py")) - set(FAULTS)), at_a_time=JOBS + 1)
 
 
 def fault():
     """Full disks, servers that misbehave, kill -9, lost power."""
-    pytest("fault", 15, tests=FAULTS)
+    pytest("fault", 15, tests=FAULTS, at_a_time=JOBS)
 
 
 def systemd():
