@@ -388,7 +388,7 @@ def test_real_files_all_have_a_fate(sandbox, ferries):
     assert_all_held(ferry, sandbox)
     patients = set().union(*(patient_of(path) for path in ferry.inbox.iterdir()))
     logs = ferry.log() + sandbox.log()
-    assert len(patients) > 50 and len(logs) > 10_000
+    assert len(patients) > 30 and len(logs) > 10_000  # so many the package alone holds
     assert not [word for word in patients if word in logs]
     sent = {sha for _, sha in sandbox.held()}
     for name, row in ferry.by_name().items():
