@@ -226,6 +226,7 @@ struct journal {
     bool unchecked;        /* and has not ended well yet */
     bool changed;          /* since the last backup */
     bool housekeeping_due; /* since it was last idle for a while */
+    uint64_t trim_at_ms;   /* monotonic: when memory is given back once more, 0: not */
     bool memory_held;      /* pages and statements, since then */
     bool no_space;         /* a change did not fit on the disk */
     uint64_t backup_ms;

@@ -15,7 +15,8 @@
 #include <string.h>
 
 #define GROUP_MAX 2048
-#define IDLE_MS   3000 /* quiet for so long: give memory back and empty the log, once */
+#define IDLE_MS   3000  /* quiet for so long: give memory back and empty the log, once */
+#define LATE_MS   65000 /* after that once more: connections and workers end after a minute */
 
 /* Submitted after journal_close: it fails, in its turn. */
 static int run_refused(struct journal *j, struct journal_op *op, struct err *e)
@@ -214,6 +215,17 @@ static void housekeeping(struct journal *j)
     sqlite3_db_release_memory(j->db.sqlite);
     /* Else what the burst took stays with the process, in this thread's arena and the loop's. */
     malloc_trim(0);
+    j->trim_at_ms = clock_monotonic_ms() + LATE_MS;
+}
+
+/* By now the connections and the workers went that had nothing to do. */
+static bool trim_late(struct journal *j)
+{
+    if (j->trim_at_ms == 0 || clock_monotonic_ms() < j->trim_at_ms)
+        return false;
+    j->trim_at_ms = 0;
+    malloc_trim(0);
+    return true;
 }
 
 /* The disk was full: until all was quiet once, what room there is goes to emptying the log, which
@@ -380,6 +392,8 @@ static uint64_t sleep_ms(const struct journal *j)
         ms = j->backup_at_ms > now ? j->backup_at_ms - now : 0;
     if (housekeeping_may(j) && ms > IDLE_MS)
         ms = IDLE_MS;
+    if (j->trim_at_ms > 0 && ms > (j->trim_at_ms > now ? j->trim_at_ms - now : 0))
+        ms = j->trim_at_ms > now ? j->trim_at_ms - now : 0;
     return ms;
 }
 
@@ -414,7 +428,7 @@ static bool wait_for_work(struct journal *j, struct journal_op **group, struct j
     j->background.finished = false;
     end = j->closing && *group == NULL;
     uv_mutex_unlock(&j->mutex);
-    if (idle && *group == NULL && housekeeping_may(j)) {
+    if (idle && *group == NULL && !trim_late(j) && housekeeping_may(j)) {
         housekeeping(j);
         j->no_space = false;
     }

@@ -38,7 +38,7 @@ def wait_health(ferry, text, seconds=30):
 
 
 def wait_delivered(ferry, sandbox, sums, seconds=60):
-    ferry.wait(lambda: set(ferry.fates().values()) == {"delivered"} and len(ferry.fates()) == len(sums), seconds,
+    ferry.wait(lambda: list(ferry.fates().values()) == ["delivered"] * len(sums), seconds,
                f"{len(sums)} files to be delivered")
     assert {sha for _, sha in sandbox.held()} == sums
     assert_all_held(ferry, sandbox)
